@@ -1,0 +1,147 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// KeyError is a value that cannot be used.
+type KeyError struct {
+	Key string // as "http.max_conns"
+	Msg string // what was got, and what it must be
+}
+
+func (e *KeyError) Error() string { return e.Key + ": " + e.Msg }
+
+// Check says what is wrong with c, in the order of the keys. It looks at the
+// values only: files and sockets are tried by those who use them.
+func Check(c Config) []*KeyError {
+	var p problems
+	p.check("data_dir", c.DataDir != "", "empty; name a directory to keep swarms in")
+	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	p.oneOf("log.format", c.Log.Format, "text", "json")
+	p.http(c.HTTP)
+	if c.Admin.Listen != "" {
+		p.address("admin.listen", c.Admin.Listen)
+		p.check("admin.listen", !isSystemd(c.Admin.Listen), "got %q; the admin side has no systemd sockets, use host:port or unix:/path", c.Admin.Listen)
+	}
+	p.check("admin.token", c.Admin.Token == "" || len(c.Admin.Token) >= 16, "got %d characters; must be 16 or more (openssl rand -hex 32)", len(c.Admin.Token))
+	p.check("admin.token", isPrintable(c.Admin.Token), "has a character that no header can carry; must be printable ASCII without blanks")
+	p.tracker(c.Tracker)
+	p.oneOf("store.kind", c.Store.Kind, "memory")
+	p.check("store.memory.max", c.Store.Memory.Max >= 1<<20, "got %s; must be 1MiB or more", c.Store.Memory.Max)
+	p.atLeast("store.memory.max_swarms", c.Store.Memory.MaxSwarms, 1)
+	p.atLeast("store.memory.max_peers_per_swarm", c.Store.Memory.MaxPeersPerSwarm, 1)
+	every := time.Duration(c.Store.Snapshot.Every)
+	p.check("store.snapshot.every", every == 0 || every >= time.Second, "got %s; must be 1s or more, or 0s for a snapshot at exit only", c.Store.Snapshot.Every)
+	return p
+}
+
+type problems []*KeyError
+
+func (p *problems) http(c HTTP) {
+	p.check("http.listen", len(c.Listen) > 0, "empty; give an address, as :6969")
+	tcp := false
+	for _, a := range c.Listen {
+		p.address("http.listen", a)
+		tcp = tcp || !isSystemd(a) && !strings.HasPrefix(a, "unix:")
+	}
+	for i, a := range c.Listen {
+		p.check("http.listen", !slices.Contains(c.Listen[:i], a), "%q is given twice; keep one", a)
+	}
+	for _, s := range c.TrustedProxies {
+		_, errPrefix := netip.ParsePrefix(s)
+		_, errAddr := netip.ParseAddr(s)
+		p.check("http.trusted_proxies", s == "cloudflare" || errPrefix == nil || errAddr == nil,
+			"got %q; must be an address, a CIDR as 10.0.0.0/8, or the word cloudflare", s)
+	}
+	p.check("http.real_ip_header", isToken(c.RealIPHeader), "got %q; must be the name of a header, as X-Forwarded-For", c.RealIPHeader)
+	p.check("http.proxy_protocol", !c.ProxyProtocol || !tcp || len(c.TrustedProxies) > 0,
+		"on, while http.trusted_proxies is empty: the proxy itself would be refused; name it there")
+	p.check("http.tls.cert", c.TLS.Cert != "" || c.TLS.Key == "", "empty, while http.tls.key is set; give both or neither")
+	p.check("http.tls.key", c.TLS.Key != "" || c.TLS.Cert == "", "empty, while http.tls.cert is set; give both or neither")
+	p.atLeast("http.max_conns", c.MaxConns, 1)
+	p.within("http.idle_timeout", c.IdleTimeout, time.Second, time.Hour)
+	p.within("http.shutdown_timeout", c.ShutdownTimeout, 0, time.Hour)
+}
+
+func (p *problems) tracker(c Tracker) {
+	// Below 5 minutes libtorrent does not go, and the lists of public trackers
+	// refuse more than 3 hours.
+	p.within("tracker.interval", c.Interval, 5*time.Minute, 3*time.Hour)
+	p.check("tracker.max_interval", c.MaxInterval >= c.Interval, "got %s; must be tracker.interval (%s) or longer", c.MaxInterval, c.Interval)
+	p.within("tracker.max_interval", c.MaxInterval, 0, 3*time.Hour)
+	// 20 % is the jitter: a peer told the longest interval would be forgotten
+	// before it is back.
+	p.check("tracker.peer_ttl", c.PeerTTL == 0 || c.PeerTTL >= c.Interval+c.Interval/5,
+		"got %s; must be 1.2 times tracker.interval (%s) or longer, or 0s for twice the interval told", c.PeerTTL, c.Interval)
+	p.within("tracker.peer_ttl", c.PeerTTL, 0, 7*24*time.Hour)
+	p.atLeast("tracker.numwant.default", c.NumWant.Default, 0)
+	p.check("tracker.numwant.max", c.NumWant.Max >= 1 && c.NumWant.Max <= 1000, "got %d; must be from 1 to 1000", c.NumWant.Max)
+	p.check("tracker.numwant.default", c.NumWant.Default <= c.NumWant.Max, "got %d; must not be above tracker.numwant.max (%d)", c.NumWant.Default, c.NumWant.Max)
+	p.oneOf("tracker.ip_param", c.IPParam, "ignore", "private")
+	p.oneOf("tracker.access.mode", c.Access.Mode, "open", "allow", "deny")
+	p.check("tracker.access.file", c.Access.File != "" || c.Access.Mode == "open", "empty, while tracker.access.mode is %s; name the file of info hashes", c.Access.Mode)
+	for _, prefix := range c.BlockPeerIDs {
+		p.check("tracker.block_peer_ids", len(prefix) >= 1 && len(prefix) <= 20, "got %q; must have 1 to 20 bytes, as -XL0019", prefix)
+	}
+}
+
+func (p *problems) check(key string, ok bool, format string, args ...any) {
+	if !ok {
+		*p = append(*p, &KeyError{key, fmt.Sprintf(format, args...)})
+	}
+}
+
+func (p *problems) oneOf(key, got string, words ...string) {
+	p.check(key, slices.Contains(words, got), "got %q; must be %s", got, strings.Join(words, " or "))
+}
+
+func (p *problems) atLeast(key string, got, least int) {
+	p.check(key, got >= least, "got %d; must be %d or more", got, least)
+}
+
+func (p *problems) within(key string, got Duration, least, most time.Duration) {
+	p.check(key, time.Duration(got) >= least && time.Duration(got) <= most, "got %s; must be from %s to %s", got, Duration(least), Duration(most))
+}
+
+// address accepts host:port, unix:/path and the names of systemd's sockets.
+func (p *problems) address(key, a string) {
+	if isSystemd(a) {
+		return
+	}
+	if path, ok := strings.CutPrefix(a, "unix:"); ok {
+		// sockaddr_un has room for 108 bytes with the zero at the end, unix(7).
+		p.check(key, path != "" && len(path) < 108, "got %q; must be unix:/path of 1 to 107 bytes", a)
+		return
+	}
+	_, port, err := net.SplitHostPort(a)
+	n, portErr := strconv.ParseUint(port, 10, 16)
+	p.check(key, err == nil && portErr == nil && n <= 65535, "got %q; must be host:port, as :6969 or [::1]:6969, or unix:/path", a)
+}
+
+func isSystemd(a string) bool { return a == "systemd" || strings.HasPrefix(a, "systemd:") }
+
+// isToken is the grammar of a header's name, RFC 9110 5.6.2.
+func isToken(s string) bool {
+	for _, c := range []byte(s) {
+		if strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
+			return false
+		}
+	}
+	return s != "" && isPrintable(s)
+}
+
+func isPrintable(s string) bool {
+	for _, c := range []byte(s) {
+		if c <= ' ' || c > '~' {
+			return false
+		}
+	}
+	return true
+}

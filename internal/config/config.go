@@ -1,0 +1,136 @@
+// Package config is the one place where the keys of spillway are declared.
+//
+// A key is a field of Config. Its name tag (prefix for a section) is the key
+// in the file, in the environment (SPILLWAY_HTTP_MAX_CONNS) and of the flag
+// (--http.max_conns); Default gives its value when nobody does; a
+// reload:"restart" tag says that SIGHUP cannot change it. To add a key: a
+// field, a default, a paragraph in spillway.example.yaml, and a line in Check
+// if some values are wrong. Tests hold the four together.
+//
+// Load passes through: Default, readFile (parseYAML, then decoder.section and
+// decoder.value), readEnv, readFlags, Check.
+package config
+
+import "time"
+
+// Config is everything an operator can set. A Config from Load has passed
+// Check. It holds no references to the outside: copy it, but treat its lists
+// as read only.
+//
+// The tags embed, prefix, group and help are read by the command line parser.
+type Config struct {
+	DataDir string  `name:"data_dir" reload:"restart" help:"Where swarms and the admin token are kept. $STATE_DIRECTORY, set by systemd, is the default when it is there."`
+	Log     Log     `embed:"" prefix:"log." group:"Log"`
+	HTTP    HTTP    `embed:"" prefix:"http." group:"HTTP: announce, scrape, /stats"`
+	Admin   Admin   `embed:"" prefix:"admin." group:"Admin: metrics, health, profiles"`
+	Tracker Tracker `embed:"" prefix:"tracker." group:"Tracker: what clients are told"`
+	Store   Store   `embed:"" prefix:"store." group:"Store: where swarms live"`
+}
+
+// Log says what is written to stderr.
+type Log struct {
+	Level  string `name:"level" help:"debug, info, warn or error."`
+	Format string `name:"format" reload:"restart" help:"text or json."`
+}
+
+// HTTP is the public side.
+type HTTP struct {
+	Listen          StringList `name:"listen" reload:"restart" help:"Addresses to serve on: host:port, unix:/path, systemd or systemd:NAME (sockets handed over by systemd)."`
+	TrustedProxies  StringList `name:"trusted_proxies" placeholder:"CIDR,..." help:"Who may say where a client comes from: addresses, CIDRs, or the word cloudflare."`
+	CloudflareFile  string     `name:"cloudflare_file" placeholder:"FILE" help:"A newer list of Cloudflare's CIDRs than the one built in, one a line."`
+	RealIPHeader    string     `name:"real_ip_header" help:"Header in which trusted proxies name the client; its nearest untrusted address counts."`
+	ProxyProtocol   bool       `name:"proxy_protocol" reload:"restart" help:"Trusted proxies must send the PROXY protocol, v1 or v2; anybody else who does is refused."`
+	TLS             TLS        `embed:"" prefix:"tls."`
+	MaxConns        int        `name:"max_conns" reload:"restart" help:"Connections open at once, over all addresses; more wait in the kernel's queue."`
+	IdleTimeout     Duration   `name:"idle_timeout" reload:"restart" help:"Time a client has for a whole request, and to send the next one."`
+	ShutdownTimeout Duration   `name:"shutdown_timeout" help:"Time open requests have to end when spillway stops."`
+}
+
+// TLS names the certificate of the public side; both or neither.
+type TLS struct {
+	Cert string `name:"cert" reload:"restart" placeholder:"FILE" help:"Certificate chain, PEM. Read again when the file changes."`
+	Key  string `name:"key" reload:"restart" placeholder:"FILE" help:"Its private key, PEM."`
+}
+
+// Admin is the operator's side.
+type Admin struct {
+	Listen      string `name:"listen" reload:"restart" help:"host:port or unix:/path; empty turns it off."`
+	Token       string `name:"token" reload:"restart" placeholder:"TOKEN" help:"Bearer token; empty: made once and kept in data_dir/admin.token. Others on the machine see flags: use the file or the environment."`
+	OpenMetrics bool   `name:"open_metrics" reload:"restart" help:"Serve /metrics without the token."`
+}
+
+// Tracker is what clients are told, and who is served.
+type Tracker struct {
+	Interval     Duration   `name:"interval" help:"Time between two announces of a client, told with +-20 % of jitter."`
+	MaxInterval  Duration   `name:"max_interval" help:"What the interval may be stretched to under load, and what refused clients are told."`
+	PeerTTL      Duration   `name:"peer_ttl" help:"Time after which a silent peer is forgotten; 0s: twice the interval told."`
+	NumWant      NumWant    `embed:"" prefix:"numwant."`
+	IPParam      string     `name:"ip_param" help:"ignore: the address of the connection counts; private: clients at private addresses may name theirs (ip=, ipv4=, ipv6=)."`
+	Access       Access     `embed:"" prefix:"access."`
+	Passkeys     string     `name:"passkeys" placeholder:"FILE" help:"File of passkeys, one a line: only /announce/PASSKEY is served. Empty: any passkey, ignored."`
+	BlockPeerIDs StringList `name:"block_peer_ids" placeholder:"PREFIX,..." help:"Peer ids beginning so are refused, as -XL0019."`
+}
+
+// NumWant bounds the peers of one reply.
+type NumWant struct {
+	Default int `name:"default" help:"Peers in a reply when the client does not say."`
+	Max     int `name:"max" help:"Peers in a reply, however many the client wants."`
+}
+
+// Access says which torrents are tracked.
+type Access struct {
+	Mode string `name:"mode" help:"open: any torrent; allow: those in the file; deny: all but those in the file."`
+	File string `name:"file" placeholder:"FILE" help:"Hex info hashes, one a line, # comments. Read again when it changes."`
+}
+
+// Store is where swarms live.
+type Store struct {
+	Kind     string   `name:"kind" reload:"restart" help:"memory."`
+	Memory   Memory   `embed:"" prefix:"memory."`
+	Snapshot Snapshot `embed:"" prefix:"snapshot."`
+}
+
+// Memory bounds the swarms in memory. What does not fit is refused and
+// counted, so that strangers cannot make the tracker grow without end.
+type Memory struct {
+	Max              Size `name:"max" reload:"restart" help:"Memory for swarms and peers."`
+	MaxSwarms        int  `name:"max_swarms" reload:"restart" help:"Torrents known at once."`
+	MaxPeersPerSwarm int  `name:"max_peers_per_swarm" reload:"restart" help:"Peers known of one torrent."`
+}
+
+// Snapshot says how often the swarms are written to data_dir.
+type Snapshot struct {
+	Every Duration `name:"every" help:"Time between two snapshots of the swarms; 0s: only at exit."`
+}
+
+// Default returns what is used when nothing is given. It serves.
+func Default() Config {
+	return Config{
+		DataDir: "./data",
+		Log:     Log{Level: "info", Format: "text"},
+		HTTP: HTTP{
+			Listen:          StringList{":6969"},
+			RealIPHeader:    "X-Forwarded-For",
+			MaxConns:        20000,
+			IdleTimeout:     Duration(20 * time.Second),
+			ShutdownTimeout: Duration(10 * time.Second),
+		},
+		Admin: Admin{Listen: "127.0.0.1:7070"},
+		Tracker: Tracker{
+			Interval:    Duration(30 * time.Minute),
+			MaxInterval: Duration(90 * time.Minute),
+			NumWant:     NumWant{Default: 50, Max: 200},
+			IPParam:     "ignore",
+			Access:      Access{Mode: "open"},
+		},
+		Store: Store{
+			Kind: "memory",
+			Memory: Memory{
+				Max:              512 << 20,
+				MaxSwarms:        2_000_000,
+				MaxPeersPerSwarm: 200_000,
+			},
+			Snapshot: Snapshot{Every: Duration(5 * time.Minute)},
+		},
+	}
+}

@@ -1,0 +1,134 @@
+// Package admin is the operator's HTTP listener: health, metrics, profiles and state, never on the public port.
+//
+// A request passes, in order:
+//
+//	Server.handle   the Host header on loopback, then the path
+//	Server.allow    the bearer token, for all but /healthz, /readyz and / (and /metrics if the operator opened it)
+//	handleMetrics, handleStatus, ...
+package admin
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"github.com/valyala/fasthttp"
+)
+
+// MaxConns is the bound to give the admin listener: enough for people, scrapers and probes.
+const MaxConns = 256
+
+// maxBodyBytes is ample for a switch or a block.
+const maxBodyBytes = 64 << 10
+
+// Config says who may ask, and what is shown.
+type Config struct {
+	// Token is asked as "Authorization: Bearer TOKEN". Empty means the one in DataDir/admin.token, made if there is none.
+	Token   string
+	DataDir string
+
+	// OpenMetrics lets /metrics be read without the token.
+	OpenMetrics bool
+
+	// Hosts are accepted in the Host header on loopback, besides localhost and loopback addresses.
+	Hosts []string
+
+	// Status gives what /api/v1/status answers, as encoding/json sees it. It is called once a request, by several goroutines.
+	Status func() any
+
+	// Metrics write their part of /metrics in Prometheus text format, HELP and TYPE lines anywhere before a name's first sample.
+	// They may share metric names if their labels differ.
+	Metrics []func(io.Writer)
+
+	// Help describes metrics by name, where the writer gives no HELP line.
+	Help map[string]string
+}
+
+// Server answers the operator. Create it with New.
+type Server struct {
+	cfg   Config
+	log   *slog.Logger
+	http  *fasthttp.Server
+	token [sha256.Size]byte // hashed, so that comparing takes the same time whatever the length
+
+	ready     atomic.Bool
+	badTokens bucket
+
+	set        *metrics.Set
+	requests   *metrics.Counter
+	authErrors *metrics.Counter
+	hostErrors *metrics.Counter
+}
+
+// New checks cfg and finds or makes the token. The server is not ready until SetReady.
+func New(cfg Config, log *slog.Logger) (*Server, error) {
+	token := cfg.Token
+	if token == "" {
+		file := filepath.Join(cfg.DataDir, TokenFile)
+		var made bool
+		var err error
+		if token, made, err = loadToken(file); err != nil {
+			return nil, fmt.Errorf("admin.token: %w", err)
+		}
+		if made {
+			log.Info("admin token made", "file", file)
+		}
+	} else if err := checkToken(token); err != nil {
+		return nil, fmt.Errorf("admin.token: %w", err)
+	}
+
+	s := &Server{cfg: cfg, log: log, token: sha256.Sum256([]byte(token)), set: metrics.NewSet()}
+	s.requests = s.set.NewCounter("spillway_admin_requests_total")
+	s.authErrors = s.set.NewCounter("spillway_admin_auth_errors_total")
+	s.hostErrors = s.set.NewCounter("spillway_admin_host_errors_total")
+	s.set.NewGauge("spillway_ready", func() float64 {
+		if s.ready.Load() {
+			return 1
+		}
+		return 0
+	})
+	metrics.ExposeMetadata(true) // TYPE lines, which exposition needs
+	s.http = &fasthttp.Server{
+		Handler:               s.handle,
+		Logger:                debugLogger{log},
+		Name:                  "spillway",
+		Concurrency:           MaxConns + 1, // the listener has the bound; over this fasthttp answers 503
+		ReadBufferSize:        4096,         // also the bound on a request's head
+		MaxRequestBodySize:    maxBodyBytes,
+		ReadTimeout:           10 * time.Second,
+		IdleTimeout:           time.Minute,
+		WriteTimeout:          30 * time.Second, // starts after the handler, so that a long profile may be taken
+		CloseOnShutdown:       true,
+		SecureErrorLogMessage: true,
+	}
+	return s, nil
+}
+
+// Serve answers on ln until Shutdown. It may be called for several listeners. It warns if others than this machine can connect.
+func (s *Server) Serve(ln net.Listener) error {
+	if tcp, ok := ln.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
+		s.log.Warn("admin.listen is not a loopback address: the token crosses the network in the clear; "+
+			"set it to 127.0.0.1:7070 or unix:/path, or let only a trusted network reach it", "addr", ln.Addr())
+	}
+	return s.http.Serve(ln)
+}
+
+// SetReady says whether /readyz answers 200, for a load balancer: true once all listeners serve, false when draining starts.
+func (s *Server) SetReady(ready bool) { s.ready.Store(ready) }
+
+// Shutdown closes the listeners and waits for requests, until ctx ends.
+func (s *Server) Shutdown(ctx context.Context) error { return s.http.ShutdownWithContext(ctx) }
+
+// debugLogger takes what fasthttp says of single connections: of use to nobody but who looks for a bug.
+type debugLogger struct{ log *slog.Logger }
+
+func (l debugLogger) Printf(format string, args ...any) {
+	l.log.Debug("admin connection", "err", fmt.Sprintf(format, args...))
+}

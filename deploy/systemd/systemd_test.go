@@ -1,0 +1,43 @@
+// Package systemd_test checks the units with systemd's own parser.
+package systemd_test
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+func TestUnitsAreGood(t *testing.T) {
+	t.Parallel()
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("no systemd-analyze here: apt-get install systemd")
+	}
+	dir := t.TempDir()
+	var units []string
+	for _, name := range []string{"spillway.service", "spillway.socket"} {
+		unit, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// verify wants the program to be there.
+		unit = bytes.ReplaceAll(unit, []byte("/usr/local/bin/spillway"), []byte("/bin/true"))
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, unit, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		units = append(units, file)
+	}
+	out, err := exec.CommandContext(t.Context(), analyze, append([]string{"verify"}, units...)...).CombinedOutput()
+	if err != nil || bytes.Contains(out, []byte(dir)) { // a warning names the file, and is no error
+		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
+	}
+
+	// Scores are tenths: 1.4 is "OK", and anything from 5.0 is "MEDIUM".
+	out, err = exec.CommandContext(t.Context(), analyze, "security", "--offline=true", "--threshold=20", units[0]).CombinedOutput()
+	if err != nil {
+		t.Errorf("systemd-analyze security: %v\n%s", err, out)
+	}
+}

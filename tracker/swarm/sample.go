@@ -1,6 +1,9 @@
 package swarm
 
-import "math/rand/v2"
+import (
+	"math/rand/v2"
+	"slices"
+)
 
 // dice is a small generator seeded once an announce: drawing from it is a multiplication. Its quality decides which peers
 // meet, nothing secret.
@@ -70,6 +73,7 @@ func (p *peers) sample(dst []byte, k, n, self int, d *dice) []byte {
 	// The strata's bounds in 32.32 fixed point, rounded up so that the last one ends at n.
 	step := (uint64(n)<<32 + uint64(k) - 1) / uint64(k)
 	from, bound := 0, uint64(0)
+	dst = slices.Grow(dst, k*p.end)
 	for range k {
 		bound += step
 		to := int(bound >> 32)
@@ -81,7 +85,17 @@ func (p *peers) sample(dst []byte, k, n, self int, d *dice) []byte {
 		if at >= self {
 			at++
 		}
-		dst = append(dst, p.endpoint(at)...)
+		dst = p.appendEndpoint(dst, at)
 	}
 	return dst
+}
+
+// appendEndpoint appends the endpoint at place i to dst. IPv4's six bytes go without a call to memmove, which would be most
+// of a sample's cost (BenchmarkAnnounce/peers=100).
+func (p *peers) appendEndpoint(dst []byte, i int) []byte {
+	if p.end == len(Endpoint4{}) {
+		e := p.block[i*8:][:8]
+		return append(dst, e[0], e[1], e[2], e[3], e[4], e[5])
+	}
+	return append(dst, p.endpoint(i)...)
 }

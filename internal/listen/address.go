@@ -80,8 +80,10 @@ func bindTCP(network, addr string, cfg Config) (net.Listener, error) {
 		return nil, fmt.Errorf("%w; choose a port from 1024 up, or let systemd open it (listen: systemd)", err)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return nil, fmt.Errorf("%w; choose an address of this machine (ip addr)", err)
+	case err != nil:
+		return nil, err
 	}
-	return l, err
+	return newTCPListener(l.(*net.TCPListener))
 }
 
 // setOptions is called between socket and bind.

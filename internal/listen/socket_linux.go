@@ -1,0 +1,282 @@
+package listen
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// tcpListener accepts connections that meet the runtime's poller only if they must wait.
+//
+// Most trackers' clients open a connection for each announce, and their request is in the socket by the time it is accepted: it can be read,
+// answered and closed without ever waiting. What net does for each connection before its first read (registering it with epoll, TCP_NODELAY,
+// getsockname) and the wake-ups that come of it are about a quarter of such a connection's CPU: go test -bench Conn ./internal/bench.
+type tcpListener struct {
+	file *os.File // the listening socket's; it waits for Accept
+	raw  syscall.RawConn
+	addr net.Addr
+
+	closed atomic.Bool
+}
+
+// newTCPListener takes the socket over from l, which it closes.
+func newTCPListener(l *net.TCPListener) (net.Listener, error) {
+	defer l.Close() // the file is a duplicate
+	file, err := l.File()
+	if err != nil {
+		return nil, err
+	}
+	raw, err := file.SyscallConn()
+	if err != nil {
+		_ = file.Close()
+		return nil, err
+	}
+	return &tcpListener{file: file, raw: raw, addr: l.Addr()}, nil
+}
+
+func (l *tcpListener) Accept() (net.Conn, error) {
+	c := &socket{local: l.addr}
+	var acceptErr error
+	err := l.raw.Read(func(fd uintptr) bool {
+		c.fd, acceptErr = accept(int(fd), c)
+		return acceptErr != unix.EAGAIN
+	})
+	if err == nil {
+		err = acceptErr
+	}
+	if err != nil && l.closed.Load() { // the poller's own error for it has no name
+		return nil, net.ErrClosed
+	}
+	if err != nil {
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.addr, Err: err}
+	}
+	return c, nil
+}
+
+// Close ends an Accept that waits.
+func (l *tcpListener) Close() error {
+	l.closed.Store(true)
+	return l.file.Close()
+}
+
+// Addr is where it listens.
+func (l *tcpListener) Addr() net.Addr { return l.addr }
+
+// accept fills in c's remote address.
+func accept(listener int, c *socket) (fd int, err error) {
+	for {
+		// Not unix.Accept4: it asks the kernel for the socket's protocol, once a connection.
+		var addr unix.RawSockaddrAny
+		fd, err = accept4(listener, &addr)
+		if err == unix.EINTR || err == unix.ECONNABORTED {
+			continue // the client is gone already: net skips those too
+		}
+		if err != nil {
+			return -1, err
+		}
+		if err := c.setRemote(&addr); err != nil {
+			_ = unix.Close(fd)
+			return -1, err
+		}
+		return fd, nil
+	}
+}
+
+// socket is an accepted TCP connection. It reads and writes its descriptor itself for as long as that need not wait; the first time it must, it
+// becomes an os.File, whose poller, deadlines and safe Close it then uses for good.
+type socket struct {
+	local  net.Addr
+	remote net.TCPAddr
+	ip     [16]byte // what remote.IP points to
+
+	mu          sync.Mutex // guards all below; never held while waiting
+	fd          int        // -1 once closed, or owned by file
+	file        *os.File   // nil until a call had to wait
+	closed      bool
+	read, write time.Time // deadlines; file has its own
+}
+
+// Read reads at most len(b) bytes.
+func (c *socket) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	c.mu.Lock()
+	if c.fd >= 0 && !expired(c.read) {
+		n, err := recv(c.fd, b)
+		if err == nil {
+			c.mu.Unlock()
+			if n == 0 {
+				return 0, io.EOF
+			}
+			return n, nil
+		}
+		if err != unix.EAGAIN && err != unix.EINTR {
+			c.mu.Unlock()
+			return 0, c.wrap("read", err)
+		}
+	}
+	file, err := c.pollable()
+	c.mu.Unlock()
+	if err != nil {
+		return 0, c.wrap("read", err)
+	}
+	n, err := file.Read(b)
+	return n, c.wrap("read", err)
+}
+
+// Write writes all of b, or fails.
+func (c *socket) Write(b []byte) (int, error) {
+	sent := 0
+	c.mu.Lock()
+	if c.fd >= 0 && !expired(c.write) {
+		n, err := send(c.fd, b)
+		if err != nil && err != unix.EAGAIN && err != unix.EINTR {
+			c.mu.Unlock()
+			return 0, c.wrap("write", err)
+		}
+		if sent = n; sent == len(b) {
+			c.mu.Unlock()
+			return sent, nil
+		}
+	}
+	file, err := c.pollable()
+	c.mu.Unlock()
+	if err != nil {
+		return sent, c.wrap("write", err)
+	}
+	n, err := file.Write(b[sent:])
+	return sent + n, c.wrap("write", err)
+}
+
+// pollable is the file, made if need be. The caller holds mu.
+func (c *socket) pollable() (*os.File, error) {
+	switch {
+	case c.closed:
+		return nil, net.ErrClosed
+	case c.file != nil:
+		return c.file, nil
+	}
+	// From here on there may be many small replies on the connection, so Nagle's algorithm is turned off, as net does.
+	_ = unix.SetsockoptInt(c.fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	c.file = os.NewFile(uintptr(c.fd), "tcp")
+	c.fd = -1
+	err := c.file.SetReadDeadline(c.read) // fails if the poller did not take it
+	if err == nil {
+		err = c.file.SetWriteDeadline(c.write)
+	}
+	return c.file, err
+}
+
+// Close closes the connection. A Read or Write that waits ends with net.ErrClosed.
+func (c *socket) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	if c.fd >= 0 {
+		err := closeSocket(c.fd)
+		c.fd = -1
+		c.mu.Unlock()
+		return c.wrap("close", err)
+	}
+	file := c.file
+	c.mu.Unlock()
+	if file == nil {
+		return c.wrap("close", net.ErrClosed)
+	}
+	return c.wrap("close", file.Close())
+}
+
+// SetDeadline sets both deadlines.
+func (c *socket) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+// SetReadDeadline sets the deadline of Read.
+func (c *socket) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.read = t
+	switch {
+	case c.closed:
+		return c.wrap("set", net.ErrClosed)
+	case c.file != nil:
+		return c.wrap("set", c.file.SetReadDeadline(t))
+	}
+	return nil
+}
+
+// SetWriteDeadline sets the deadline of Write.
+func (c *socket) SetWriteDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.write = t
+	switch {
+	case c.closed:
+		return c.wrap("set", net.ErrClosed)
+	case c.file != nil:
+		return c.wrap("set", c.file.SetWriteDeadline(t))
+	}
+	return nil
+}
+
+// LocalAddr is the listener's address.
+func (c *socket) LocalAddr() net.Addr { return c.local }
+
+// RemoteAddr is the client's, a *net.TCPAddr that belongs to the connection.
+func (c *socket) RemoteAddr() net.Addr { return &c.remote }
+
+// SyscallConn gives the descriptor.
+func (c *socket) SyscallConn() (syscall.RawConn, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	file, err := c.pollable()
+	if err != nil {
+		return nil, c.wrap("raw", err)
+	}
+	return file.SyscallConn()
+}
+
+// wrap makes an error what net would have made of it; io.EOF stays as it is.
+func (c *socket) wrap(op string, err error) error {
+	if err == nil || err == io.EOF {
+		return err
+	}
+	var path *os.PathError
+	if errors.As(err, &path) {
+		err = path.Err
+	}
+	if errors.Is(err, os.ErrClosed) {
+		err = net.ErrClosed
+	}
+	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: &c.remote, Err: err}
+}
+
+func expired(deadline time.Time) bool { return !deadline.IsZero() && !time.Now().Before(deadline) }
+
+// setRemote takes the address the kernel gave.
+func (c *socket) setRemote(addr *unix.RawSockaddrAny) error {
+	switch addr.Addr.Family {
+	case unix.AF_INET:
+		in := inet4(addr)
+		c.remote.IP = c.ip[:copy(c.ip[:], in.Addr[:])]
+		c.remote.Port = port(in.Port)
+	case unix.AF_INET6:
+		in := inet6(addr)
+		c.remote.IP = c.ip[:copy(c.ip[:], in.Addr[:])]
+		c.remote.Port = port(in.Port)
+		if in.Scope_id != 0 {
+			c.remote.Zone = fmt.Sprint(in.Scope_id)
+		}
+	default:
+		return fmt.Errorf("accepted a connection of address family %d", addr.Addr.Family)
+	}
+	return nil
+}

@@ -26,10 +26,9 @@ type Table struct {
 	shards [shardCount]shard
 	saving sync.Mutex // one Save at a time
 
-	expired     atomic.Uint64
-	fullSwarms  atomic.Uint64
-	fullPeers   atomic.Uint64
-	sweptShards atomic.Uint64
+	expired    atomic.Uint64
+	fullSwarms atomic.Uint64
+	fullPeers  atomic.Uint64
 }
 
 const (
@@ -324,8 +323,8 @@ func (s *shard) find(hash uint64, ih *InfoHash) *swarm {
 // shardTag takes other bits than the ones that chose the shard and the slot.
 func shardTag(hash uint64) uint32 { return uint32(hash>>(64-shardBits-8)) << placeBits }
 
-// maxShardSwarms spreads MaxSwarms over the shards; the hash does so within a few per cent, and a small table is not
-// refused its last swarms by an uneven draw.
+// maxShardSwarms is a shard's part of MaxSwarms. Chance fills shards unevenly, so some refuse swarms while a few per cent
+// of the whole are still free.
 func (t *Table) maxShardSwarms() int {
 	per := (t.cfg.MaxSwarms + shardCount - 1) / shardCount
 	return min(per, placeMask-1)

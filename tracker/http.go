@@ -1,0 +1,302 @@
+package tracker
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"net/netip"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"spillway/tracker/swarm"
+)
+
+// route is what a path asks for.
+type route uint8
+
+const (
+	routeNone route = iota
+	routeAnnounce
+	routeScrape
+	routeHealth
+	routeStats
+	routeStatsJSON
+	routeHome
+)
+
+// routeOf reads a path and the passkey in it: /announce, /announce/, /announce.php, /announce/<passkey> and
+// /<passkey>/announce, and the same for scrape, because clients make a scrape URL by replacing the one word by the other.
+func routeOf(path []byte) (r route, passkey []byte) {
+	path = bytes.TrimSuffix(path, []byte("/"))
+	switch string(path) {
+	case "/announce", "/announce.php":
+		return routeAnnounce, nil
+	case "/scrape", "/scrape.php":
+		return routeScrape, nil
+	case "/healthz":
+		return routeHealth, nil
+	case "/stats":
+		return routeStats, nil
+	case "/stats.json":
+		return routeStatsJSON, nil
+	case "":
+		return routeHome, nil
+	}
+	if len(path) == 0 || path[0] != '/' {
+		return routeNone, nil
+	}
+	first, second, two := bytes.Cut(path[1:], []byte("/"))
+	if !two || len(first) == 0 || len(second) == 0 || bytes.IndexByte(second, '/') >= 0 {
+		return routeNone, nil
+	}
+	if r, _ = routeOf(path[:1+len(first)]); r == routeAnnounce || r == routeScrape {
+		return r, second
+	}
+	if r, _ = routeOf(path[1+len(first):]); r == routeAnnounce || r == routeScrape {
+		return r, first
+	}
+	return routeNone, nil
+}
+
+// scratch is what one request needs and the next can use again.
+type scratch struct {
+	params   announceParams
+	announce swarm.Announce
+	reply    swarm.Reply
+	hashes   []swarm.InfoHash
+	counts   []swarm.Counts
+	out      []byte
+}
+
+var (
+	contentText = []byte("text/plain")
+	contentHTML = []byte("text/html; charset=utf-8")
+	contentJSON = []byte("application/json")
+)
+
+// handle answers one request. It never lets a panic of ours out: fasthttp would let it end the process.
+func (t *Tracker) handle(ctx *fasthttp.RequestCtx) {
+	defer t.recover(ctx)
+	uri := ctx.Request.Header.RequestURI()
+	path, query, _ := bytes.Cut(uri, []byte("?"))
+	if len(path) > 0 && path[0] != '/' {
+		// The absolute form, as clients behind a proxy send it.
+		if _, rest, ok := bytes.Cut(path, []byte("://")); ok {
+			slash := bytes.IndexByte(rest, '/')
+			if slash < 0 {
+				slash = len(rest) // as http://host, whose path is empty: the home page
+			}
+			path = rest[slash:]
+		}
+	}
+	if t.upgrade != nil && isUpgrade(ctx) {
+		t.handleUpgrade(ctx, path)
+		return
+	}
+	if !ctx.IsGet() && !ctx.IsHead() {
+		ctx.Response.Header.Set(fasthttp.HeaderAllow, "GET, HEAD")
+		t.plain(ctx, fasthttp.StatusMethodNotAllowed, "only GET and HEAD are answered here\n")
+		return
+	}
+	r, passkey := routeOf(path)
+	switch r {
+	case routeAnnounce:
+		t.handleAnnounce(ctx, uri, query, passkey)
+	case routeScrape:
+		t.handleScrape(ctx, uri, query, passkey)
+	case routeHealth:
+		ctx.Response.Header.SetContentTypeBytes(contentText)
+		ctx.Response.SetBodyString("ok\n")
+	case routeStats:
+		t.handleStats(ctx, false)
+	case routeStatsJSON:
+		t.handleStats(ctx, true)
+	case routeHome:
+		t.handleHome(ctx)
+	default:
+		t.plain(ctx, fasthttp.StatusNotFound, "not found; this is a BitTorrent tracker, its announce URL ends in /announce\n")
+	}
+}
+
+func (t *Tracker) recover(ctx *fasthttp.RequestCtx) {
+	if v := recover(); v != nil {
+		t.metrics.panics.Inc()
+		t.log.Error("BUG: a request panicked", "panic", v, "stack", string(debug.Stack()))
+		ctx.Response.Reset()
+		t.plain(ctx, fasthttp.StatusInternalServerError, "internal error\n")
+		ctx.SetConnectionClose()
+	}
+}
+
+func (t *Tracker) handleAnnounce(ctx *fasthttp.RequestCtx, uri, query, passkey []byte) {
+	s := t.settings.Load()
+	b := t.scratch.Get().(*scratch)
+	defer t.scratch.Put(b)
+	interval := s.interval()
+	addr, err := t.admit(ctx, s, uri, maxAnnounceLine, passkey)
+	if err == nil {
+		err = parseAnnounce(query, &b.params)
+	}
+	if err != nil {
+		t.metrics.announceBad.Inc()
+		t.fail(ctx, b, err, interval)
+		return
+	}
+	p := &b.params
+	switch {
+	case !s.access.allows(&p.infoHash):
+		// The words make Transmission and rTorrent stop asking.
+		t.metrics.announceOff.Inc()
+		t.fail(ctx, b, errUnregistered, s.refusedSec)
+		return
+	case len(s.blocked) > 0 && s.blocks(&p.peerID):
+		t.metrics.announceOff.Inc()
+		t.fail(ctx, b, errBlockedClient, s.refusedSec)
+		return
+	}
+	a := &b.announce
+	*a = swarm.Announce{
+		InfoHash:     p.infoHash,
+		Event:        p.event,
+		Seeder:       p.seeder,
+		Unreachable:  p.port == 0,
+		NumWant:      s.numWant(p.numWant),
+		TTL:          s.ttl(interval),
+		PreferFamily: swarm.Family6,
+	}
+	if addr.Is4() {
+		a.PreferFamily = swarm.Family4
+	}
+	a.SetEndpoint(addr, p.port)
+	if s.cfg.ClaimedIP && p.ipCount > 0 && isLocal(addr) {
+		claim(a, p)
+	}
+	now := ctx.Time()
+	t.swarms.Announce(a, now, &b.reply)
+	b.out = appendAnnounce(b.out[:0], &announceReply{Reply: &b.reply, intervalSec: interval, external: addr, list: p.list})
+	ctx.Response.Header.SetContentTypeBytes(contentText)
+	ctx.Response.SetBody(b.out)
+	t.metrics.announceServed.Inc()
+	t.metrics.seconds.observe(time.Since(now))
+}
+
+const (
+	errUnregistered  failure = "unregistered torrent: this tracker does not serve it"
+	errBlockedClient failure = "this client is not welcome at this tracker"
+	errPasskey       failure = "the passkey in the announce URL is not known here"
+	errFullScrape    failure = "a scrape of everything is refused; name torrents by info_hash"
+)
+
+// admit finds out who is asking, and refuses who may not.
+func (t *Tracker) admit(ctx *fasthttp.RequestCtx, s *settings, uri []byte, maxLine int, passkey []byte) (netip.Addr, error) {
+	if len(uri) > maxLine {
+		return netip.Addr{}, errTooLong
+	}
+	if s.passkeys != nil {
+		if _, ok := s.passkeys[string(passkey)]; !ok {
+			return netip.Addr{}, errPasskey
+		}
+	}
+	addr, err := s.clientAddr(ctx)
+	if err == errNoHeader {
+		t.metrics.noHeader.Inc()
+	}
+	return addr, err
+}
+
+// claim puts the addresses the query claims in place of the client's own, one a family.
+func claim(a *swarm.Announce, p *announceParams) {
+	has4, has6 := false, false
+	for _, value := range p.ips[:p.ipCount] {
+		addr, port, ok := claimed(value)
+		if !ok || addr.Is4() && has4 || addr.Is6() && has6 {
+			continue
+		}
+		if !has4 && !has6 {
+			a.Has4, a.Has6 = false, false
+		}
+		if port == 0 {
+			port = p.port
+		}
+		a.SetEndpoint(addr, port)
+		has4, has6 = has4 || addr.Is4(), has6 || addr.Is6()
+	}
+}
+
+func (t *Tracker) handleScrape(ctx *fasthttp.RequestCtx, uri, query, passkey []byte) {
+	s := t.settings.Load()
+	b := t.scratch.Get().(*scratch)
+	defer t.scratch.Put(b)
+	_, err := t.admit(ctx, s, uri, maxScrapeLine, passkey)
+	if err == nil {
+		b.hashes, err = parseScrape(query, b.hashes[:0])
+	}
+	if err == nil && len(b.hashes) == 0 {
+		err = errFullScrape
+	}
+	if err != nil {
+		t.metrics.scrapeBad.Inc()
+		t.fail(ctx, b, err, s.interval())
+		return
+	}
+	b.hashes = sortHashes(b.hashes)
+	b.counts = t.swarms.Scrape(b.hashes, b.counts[:0])
+	for i := range b.hashes {
+		if !s.access.allows(&b.hashes[i]) {
+			b.counts[i] = swarm.Counts{}
+		}
+	}
+	b.out = appendScrape(b.out[:0], b.hashes, b.counts, s.interval())
+	ctx.Response.Header.SetContentTypeBytes(contentText)
+	ctx.Response.SetBody(b.out)
+	t.metrics.scrapeServed.Inc()
+}
+
+// fail answers a tracker client's mistake: status 200, because clients throw the body of any other away unread.
+func (t *Tracker) fail(ctx *fasthttp.RequestCtx, b *scratch, err error, intervalSec int) {
+	reason, ok := err.(failure)
+	if !ok {
+		reason = "internal error"
+	}
+	b.out = appendFailure(b.out[:0], string(reason), clampInterval(intervalSec))
+	ctx.Response.Header.SetContentTypeBytes(contentText)
+	ctx.Response.SetBody(b.out)
+}
+
+// plain answers whoever is no tracker client.
+func (t *Tracker) plain(ctx *fasthttp.RequestCtx, status int, text string) {
+	t.metrics.notTracker.Inc()
+	ctx.Response.Header.SetContentTypeBytes(contentText)
+	ctx.SetStatusCode(status)
+	ctx.Response.SetBodyString(text)
+}
+
+// base64Get is how "GET /" begins in base64.
+const base64Get = "R0VUIC"
+
+// handleGarbage answers what fasthttp cannot read. The connection is closed behind it.
+func (t *Tracker) handleGarbage(ctx *fasthttp.RequestCtx, err error) {
+	counter := t.metrics.garbage
+	status, text := fasthttp.StatusBadRequest, "this is not HTTP\n"
+	var small *fasthttp.ErrSmallBuffer
+	var net net.Error
+	switch {
+	case strings.Contains(err.Error(), base64Get):
+		// Versions of uTorrent send whole scrapes in base64. The error quotes what came.
+		counter = t.metrics.base64
+	case errors.As(err, &small):
+		status, text = fasthttp.StatusRequestHeaderFieldsTooLarge, "request line and headers are too long\n"
+	case errors.Is(err, fasthttp.ErrBodyTooLarge):
+		status, text = fasthttp.StatusRequestEntityTooLarge, "nothing here takes a body\n"
+	case errors.As(err, &net) && net.Timeout():
+		status, text = fasthttp.StatusRequestTimeout, "request took too long\n"
+	}
+	counter.Inc()
+	ctx.Response.Reset()
+	ctx.Response.Header.SetContentTypeBytes(contentText)
+	ctx.SetStatusCode(status)
+	ctx.Response.SetBodyString(text)
+}

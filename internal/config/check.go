@@ -26,6 +26,7 @@ func Check(c Config) []*KeyError {
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	p.oneOf("log.format", c.Log.Format, "text", "json")
 	p.http(c.HTTP)
+	p.ws(c.WS)
 	if c.Admin.Listen != "" {
 		p.address("admin.listen", c.Admin.Listen)
 		p.check("admin.listen", !isSystemd(c.Admin.Listen), "got %q; the admin side has no systemd sockets, use host:port or unix:/path", c.Admin.Listen)
@@ -68,6 +69,26 @@ func (p *problems) http(c HTTP) {
 	p.atLeast("http.max_conns", c.MaxConns, 1)
 	p.within("http.idle_timeout", c.IdleTimeout, time.Second, time.Hour)
 	p.within("http.shutdown_timeout", c.ShutdownTimeout, 0, time.Hour)
+}
+
+func (p *problems) ws(c WS) {
+	if c.Listen != "" {
+		p.address("ws.listen", c.Listen)
+	}
+	p.atLeast("ws.max_conns", c.MaxConns, 1)
+	p.atLeast("ws.max_conns_per_ip", c.MaxConnsPerIP, 1)
+	// An announce with ten offers of 3 KiB is what clients send; a buffer of this size is kept for each two cores.
+	p.check("ws.max_message", c.MaxMessage >= 4<<10 && c.MaxMessage <= 4<<20, "got %s; must be from 4KiB to 4MiB", c.MaxMessage)
+	p.atLeast("ws.max_offers", c.MaxOffers, 1)
+	p.atLeast("ws.max_hashes", c.MaxHashes, 1)
+	p.check("ws.rate", c.Rate >= 1 && c.Rate <= 1_000_000, "got %d; must be from 1 to 1000000", c.Rate)
+	p.check("ws.burst", c.Burst >= 1 && c.Burst <= 1_000_000, "got %d; must be from 1 to 1000000", c.Burst)
+	p.check("ws.max_queue", c.MaxQueue >= c.MaxMessage, "got %s; must be ws.max_message (%s) or more, or the longest is never sent", c.MaxQueue, c.MaxMessage)
+	p.check("ws.max_buffered", c.MaxBuffered >= c.MaxQueue, "got %s; must be ws.max_queue (%s) or more", c.MaxBuffered, c.MaxQueue)
+	// libtorrent does not go below a minute.
+	p.within("ws.interval", c.Interval, 20*time.Second, 3*time.Hour)
+	p.within("ws.ping", c.Ping, time.Second, time.Hour)
+	p.check("ws.idle", c.Idle > c.Ping, "got %s; must be longer than ws.ping (%s)", c.Idle, c.Ping)
 }
 
 func (p *problems) tracker(c Tracker) {

@@ -24,6 +24,7 @@ type Config struct {
 	HTTP    HTTP    `embed:"" prefix:"http." group:"HTTP: announce, scrape, /stats"`
 	Admin   Admin   `embed:"" prefix:"admin." group:"Admin: metrics, health, profiles"`
 	Tracker Tracker `embed:"" prefix:"tracker." group:"Tracker: what clients are told"`
+	WS      WS      `embed:"" prefix:"ws." group:"WebSocket: WebTorrent peers"`
 	Store   Store   `embed:"" prefix:"store." group:"Store: where swarms live"`
 }
 
@@ -50,6 +51,25 @@ type HTTP struct {
 type TLS struct {
 	Cert string `name:"cert" reload:"restart" placeholder:"FILE" help:"Certificate chain, PEM. Read again when the file changes."`
 	Key  string `name:"key" reload:"restart" placeholder:"FILE" help:"Its private key, PEM."`
+}
+
+// WS is for browsers. They connect to the addresses of HTTP, at any path, and to
+// an address of their own if there is one.
+type WS struct {
+	Listen        string     `name:"listen" reload:"restart" help:"One more address for WebSockets, and nothing else: host:port, unix:/path or systemd:NAME; empty: those of http.listen alone."`
+	MaxConns      int        `name:"max_conns" reload:"restart" help:"WebSockets open at once; a handshake above that gets 503."`
+	MaxConnsPerIP int        `name:"max_conns_per_ip" reload:"restart" help:"WebSockets of one IPv4 address or IPv6 /64."`
+	MaxMessage    Size       `name:"max_message" reload:"restart" help:"Bytes of one message; a longer one closes its WebSocket."`
+	MaxOffers     int        `name:"max_offers" reload:"restart" help:"Offers of one announce that are relayed."`
+	MaxHashes     int        `name:"max_hashes" reload:"restart" help:"Torrents on one WebSocket; further ones are answered, not stored."`
+	Rate          int        `name:"rate" reload:"restart" help:"Messages a second of one WebSocket, in the long run; those above are dropped."`
+	Burst         int        `name:"burst" reload:"restart" help:"Messages of one WebSocket at once."`
+	MaxQueue      Size       `name:"max_queue" reload:"restart" help:"Bytes that wait for one WebSocket that does not read; the oldest messages are dropped."`
+	MaxBuffered   Size       `name:"max_buffered" reload:"restart" help:"Bytes that wait, or are read in part, for all of them."`
+	Interval      Duration   `name:"interval" help:"Time between two announces of a WebSocket peer, told with +-20 % of jitter."`
+	Ping          Duration   `name:"ping" reload:"restart" help:"Silence after which a WebSocket is pinged."`
+	Idle          Duration   `name:"idle" reload:"restart" help:"Silence after which it is closed."`
+	AllowOrigins  StringList `name:"allow_origins" reload:"restart" placeholder:"ORIGIN,..." help:"Web sites whose pages may connect, as https://example.org; empty: all."`
 }
 
 // Admin is the operator's side.
@@ -114,6 +134,20 @@ func Default() Config {
 			MaxConns:        20000,
 			IdleTimeout:     Duration(20 * time.Second),
 			ShutdownTimeout: Duration(10 * time.Second),
+		},
+		WS: WS{
+			MaxConns:      100_000,
+			MaxConnsPerIP: 1000,
+			MaxMessage:    64 << 10,
+			MaxOffers:     20,
+			MaxHashes:     1000,
+			Rate:          10,
+			Burst:         200,
+			MaxQueue:      256 << 10,
+			MaxBuffered:   256 << 20,
+			Interval:      Duration(2 * time.Minute),
+			Ping:          Duration(time.Minute),
+			Idle:          Duration(4 * time.Minute),
 		},
 		Admin: Admin{Listen: "127.0.0.1:7070"},
 		Tracker: Tracker{

@@ -70,10 +70,15 @@ func (c *Conn) RemoteAddr() net.Addr {
 // Close closes the socket and gives the place back, once.
 func (c *Conn) Close() error {
 	err := c.Conn.Close()
+	c.Leave()
+	return err
+}
+
+// Leave gives the place back before Close, for a connection that is somebody else's to count from now on.
+func (c *Conn) Leave() {
 	if !c.left.Swap(true) {
 		c.door.leave()
 	}
-	return err
 }
 
 // SyscallConn gives the socket's file descriptor, if it has one. With ProxyProtocol, bytes may be buffered above it until

@@ -28,7 +28,7 @@ func FitMaxConns(maxConns int, key string, log *slog.Logger) int {
 	fits := fitConns(maxConns, limit.Cur)
 	if fits < maxConns {
 		log.Warn(key+" lowered to the limit of open files; raise LimitNOFILE (ulimit -n) or lower "+key,
-			key, maxConns, "fits", fits, "limit_nofile", limit.Cur, "needed", need)
+			"wanted", maxConns, "fits", fits, "limit_nofile", limit.Cur, "needed", need)
 	}
 	return fits
 }

@@ -114,7 +114,7 @@ func TestFitMaxConnsRaisesTheSoftLimit(t *testing.T) {
 	if after.Cur != 1000+reservedFiles || log.String() != "" {
 		t.Errorf("soft limit: got %d, want %d; log %q", after.Cur, 1000+reservedFiles, log)
 	}
-	if got := FitMaxConns(1<<40, "http.max_conns", log.logger()); uint64(got) != before.Max-reservedFiles || !strings.Contains(log.String(), "http.max_conns=") {
+	if got := FitMaxConns(1<<40, "http.max_conns", log.logger()); uint64(got) != before.Max-reservedFiles || !strings.Contains(log.String(), "lower http.max_conns") {
 		t.Errorf("beyond the hard limit %d: got %d; log %q", before.Max, got, log)
 	}
 }

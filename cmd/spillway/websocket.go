@@ -1,0 +1,79 @@
+package main
+
+import (
+	"time"
+
+	"spillway/internal/config"
+	"spillway/internal/listen"
+	"spillway/tracker/swarm"
+	"spillway/wsserver"
+)
+
+// webSockets are the WebSocket side: the server, and the port of its own if it has one.
+type webSockets struct {
+	*wsserver.Server
+	door *listen.Door // nil when ws.listen is empty
+}
+
+// fitConns shares the descriptors there are between HTTP and WebSockets.
+func (s *server) fitConns() (wsMaxConns int) {
+	http, ws := s.cfg.HTTP.MaxConns, s.cfg.WS.MaxConns
+	fits := listen.FitMaxConns(http+ws, "http.max_conns and ws.max_conns", s.log)
+	s.maxConns = min(http, max(fits/2, fits-ws))
+	return fits - s.maxConns
+}
+
+// newWebSockets comes before the tracker, which hands handshakes to it.
+func (s *server) newWebSockets() (err error) {
+	refuses := func(infoHash *swarm.InfoHash, peerID *[20]byte) string { return s.tracker.Refuses(infoHash, peerID) }
+	s.ws.Server, err = wsserver.New(wsConfig(s.cfg, s.fitConns(), refuses), s.table, s.logs.Limited)
+	return err
+}
+
+func wsConfig(c config.Config, maxConns int, refuses func(*swarm.InfoHash, *[20]byte) string) wsserver.Config {
+	return wsserver.Config{
+		MaxConns:      maxConns,
+		MaxConnsPerIP: c.WS.MaxConnsPerIP,
+		MaxMessage:    int(c.WS.MaxMessage),
+		MaxOffers:     c.WS.MaxOffers,
+		MaxHashes:     c.WS.MaxHashes,
+		Rate:          float64(c.WS.Rate),
+		Burst:         c.WS.Burst,
+		MaxQueue:      int(c.WS.MaxQueue),
+		MaxBuffered:   int64(c.WS.MaxBuffered),
+		Interval:      time.Duration(c.WS.Interval),
+		MaxInterval:   time.Duration(c.Tracker.MaxInterval),
+		Ping:          time.Duration(c.WS.Ping),
+		Idle:          time.Duration(c.WS.Idle),
+		AllowOrigins:  c.WS.AllowOrigins,
+		Refuses:       refuses,
+	}
+}
+
+// openWebSockets binds ws.listen. Handshakes on it are HTTP connections until they are answered, hence the bound.
+func (s *server) openWebSockets(inherited *listen.Inherited) (err error) {
+	if s.cfg.WS.Listen == "" {
+		return nil
+	}
+	s.ws.door, err = listen.Open(listen.Config{
+		Addrs:         []string{s.cfg.WS.Listen},
+		Key:           "ws",
+		Endpoint:      "ws_handshake",
+		MaxConns:      s.maxConns,
+		DeferAccept:   true,
+		ProxyProtocol: s.cfg.HTTP.ProxyProtocol,
+		Trusted:       s.tracker.Trusted,
+		Certs:         s.certs,
+		Inherited:     inherited,
+	}, s.logs.Limited)
+	return err
+}
+
+func (s *server) serveWebSockets() {
+	if s.ws.door == nil {
+		return
+	}
+	for _, l := range s.ws.door.Listeners {
+		s.serve("ws.listen", l, s.tracker.ServeUpgrades)
+	}
+}

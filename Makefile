@@ -1,0 +1,44 @@
+# make test runs every test there is, real clients included; it installs them first (Debian 12, as root).
+
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.1
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
+FUZZTIME = 30s
+
+.PHONY: build test clients lint vuln bench fuzz fmt
+
+build:
+	CGO_ENABLED=0 go build -trimpath ./cmd/spillway
+
+# Twice: with the race detector, then as users run it, with the tests it would disturb (allocations) and the real clients.
+test: clients lint vuln
+	go test -race -timeout=5m ./...
+	go test -count=1 -p=1 -timeout=5m -tags=e2e ./...
+
+clients:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then .ci/install && .ci/install-web; \
+	else echo "not root on Debian: the tests tagged e2e need what .ci/install and .ci/install-web list"; fi
+
+lint:
+	@out=$$(gofmt -l .); [ -z "$$out" ] || { echo "gofmt these (make fmt): $$out"; exit 1; }
+	go vet -tags=e2e ./...
+	go run $(STATICCHECK) -tags=e2e ./...
+
+# Only a vulnerability found fails; a machine that cannot reach the database says so and goes on.
+vuln:
+	@out=$$(go run $(GOVULNCHECK) ./... 2>&1); status=$$?; \
+	if echo "$$out" | grep -q 'fetching vulnerabilities'; then echo "govulncheck skipped, no database: $$out" | head -n 1; \
+	else echo "$$out"; exit $$status; fi
+
+bench:
+	go test -run='^$$' -bench=. ./internal/bench
+
+# Each fuzz target in turn, FUZZTIME each.
+fuzz:
+	@for pkg in $$(go list ./...); do \
+		for f in $$(go test -list='^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "$$pkg $$f"; go test -run='^$$' -fuzz="^$$f$$" -fuzztime=$(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+fmt:
+	gofmt -w .

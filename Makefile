@@ -30,13 +30,13 @@ vuln:
 	else echo "$$out"; exit $$status; fi
 
 bench:
-	go test -run='^$$' -bench=. ./internal/bench
+	go test -run='^$$' -bench=. -timeout=40m ./internal/bench
 
 # Each fuzz target in turn, FUZZTIME each.
 fuzz:
 	@for pkg in $$(go list ./...); do \
 		for f in $$(go test -list='^Fuzz' $$pkg | grep '^Fuzz'); do \
-			echo "$$pkg $$f"; go test -run='^$$' -fuzz="^$$f$$" -fuzztime=$(FUZZTIME) $$pkg || exit 1; \
+			echo "$$pkg $$f"; go test -run='^$$' -fuzz="^$$f$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=1s $$pkg || exit 1; \
 		done; \
 	done
 

@@ -162,6 +162,17 @@ func (s *Server) detach(t *socket, c net.Conn) bool {
 	return true
 }
 
+// boundBuffer is for a stream what detach does to a descriptor's send buffer.
+func boundBuffer(c net.Conn) {
+	sc, ok := below(c).(syscall.Conn)
+	if !ok {
+		return
+	}
+	if raw, err := sc.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer) })
+	}
+}
+
 // watch gives the socket to its loop, which is its reader from now on.
 func (t *socket) watch() bool {
 	t.mu.Lock() // others may have pushed already

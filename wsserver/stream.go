@@ -95,16 +95,24 @@ func (t *socket) writeQueued() {
 }
 
 // closeStream closes the connection below TLS, whose own Close may wait for the peer.
-func (t *socket) closeStream() {
-	c := t.conn
+func (t *socket) closeStream() { _ = below(t.conn).Close() }
+
+// below is the connection under all of TLS.
+func below(c net.Conn) net.Conn {
 	for {
 		n, ok := c.(interface{ NetConn() net.Conn })
 		if !ok {
-			break
+			return c
 		}
 		c = n.NetConn()
 	}
-	_ = c.Close()
+}
+
+// leaveDoor gives back the place among http.max_conns of a connection that cannot be closed, as it is inside t.conn.
+func leaveDoor(c net.Conn) {
+	if l, ok := below(c).(interface{ Leave() }); ok {
+		l.Leave()
+	}
 }
 
 // closeWriter is what a TLS connection can do: close_notify says that nothing follows.

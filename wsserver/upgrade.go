@@ -139,6 +139,7 @@ func (s *Server) adopt(c net.Conn, client netip.Addr, accept *[28]byte) {
 	} else {
 		t.conn = raw
 		leaveDoor(raw)
+		boundBuffer(raw)
 	}
 	if len(early) > 0 {
 		w := s.workers.Get().(*worker)
@@ -169,21 +170,5 @@ func readBuffered(c net.Conn) (early []byte) {
 		if err != nil || n == 0 {
 			return early
 		}
-	}
-}
-
-// leaveDoor gives back the place among http.max_conns of a connection that cannot be closed: one with TLS, which stays
-// inside the one it was made of.
-func leaveDoor(c net.Conn) {
-	for {
-		if l, ok := c.(interface{ Leave() }); ok {
-			l.Leave()
-			return
-		}
-		n, ok := c.(interface{ NetConn() net.Conn })
-		if !ok {
-			return
-		}
-		c = n.NetConn()
 	}
 }

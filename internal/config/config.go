@@ -11,7 +11,10 @@
 // decoder.value), readEnv, readFlags, Check.
 package config
 
-import "time"
+import (
+	_ "embed"
+	"time"
+)
 
 // Config is everything an operator can set. A Config from Load has passed
 // Check. It holds no references to the outside: copy it, but treat its lists
@@ -168,3 +171,10 @@ func Default() Config {
 		},
 	}
 }
+
+//go:embed spillway.example.yaml
+var example string
+
+// Example is a configuration file with every key, its default and what it is
+// for. Loading it gives Default.
+func Example() string { return example }

@@ -26,29 +26,18 @@ type loop struct {
 }
 
 // turn is how long a loop works before it lets other goroutines go first. HTTP's are of one request each.
-const turn = 100 * time.Microsecond
+const turn = 50 * time.Microsecond
 
-// longSlice is more than the slice of a thread that asks for none, 0.7 to 3 ms: any of those, when it wakes up, goes before
-// one that has this (Linux 6.12; sched_setattr(2)). A flood of messages keeps a loop running, and without this a request
-// over HTTP whose thread wakes up on the loop's core waits for the end of its slice: p99 3.7 ms, with it 0.3
-// (go test -run='^$' -bench=UnderWebSocketFlood ./internal/bench).
-const longSlice = 50 * time.Millisecond
+// loopNice is how much a loop's thread gives way to others of this program and machine: a thread of nice 10 has a ninth of
+// the claim on a core that one of nice 0 has, and loses it to any of those that wakes up.
+const loopNice = 10
 
-// giveWay takes a thread for the calling goroutine alone, and asks for the long slice. Where that cannot be had, of an
-// older kernel or under a filter of system calls, there is no such thread; that the loop yields has to do.
+// giveWay takes a thread for the calling goroutine alone, and lets all others go first. A flood of messages keeps a loop
+// running, and without this a request over HTTP whose thread wakes up on the loop's core waits for the end of its slice:
+// p99 3.7 ms and more, with it 0.3 (go test -run='^$' -bench=UnderWebSocketFlood/rate=2000 ./internal/bench).
 func giveWay() {
 	runtime.LockOSThread()
-	attr, err := unix.SchedGetAttr(0, 0)
-	if err == nil {
-		attr.Runtime = uint64(longSlice)
-		err = unix.SchedSetAttr(0, attr, 0)
-	}
-	if err == nil {
-		attr, err = unix.SchedGetAttr(0, 0) // a kernel that knows no slices says nothing when it is asked for one
-	}
-	if err != nil || attr.Runtime != uint64(longSlice) {
-		runtime.UnlockOSThread()
-	}
+	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, loopNice) // the calling thread's; lowering one's own is always allowed
 }
 
 func (s *Server) startLoops() error {

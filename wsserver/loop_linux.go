@@ -23,10 +23,17 @@ type loop struct {
 	raw    syscall.RawConn
 	events [64]unix.EpollEvent
 	worker *worker
+	turn   time.Duration
 }
 
-// turn is how long a loop works before it lets other goroutines go first. HTTP's are of one request each.
-const turn = 50 * time.Microsecond
+// turnOf is how long a loop works before it lets other goroutines go first; HTTP's are of one request each. With one
+// processor the others are up to sixty requests each time, and a short turn would leave sockets that ended unseen.
+func turnOf(processors int) time.Duration {
+	if processors == 1 {
+		return time.Millisecond
+	}
+	return 50 * time.Microsecond
+}
 
 // loopNice is how much a loop's thread gives way to others of this program and machine: a thread of nice 10 has a ninth of
 // the claim on a core that one of nice 0 has, and loses it to any of those that wakes up.
@@ -34,7 +41,7 @@ const loopNice = 10
 
 // giveWay takes a thread for the calling goroutine alone, and lets all others go first. A flood of messages keeps a loop
 // running, and without this a request over HTTP whose thread wakes up on the loop's core waits for the end of its slice:
-// p99 3.7 ms and more, with it 0.3 (go test -run='^$' -bench=UnderWebSocketFlood/rate=2000 ./internal/bench).
+// p99 3.7 ms and more, with it 0.3 to 1.3 (go test -run='^$' -bench=UnderWebSocketFlood/rate=2000 ./internal/bench).
 func giveWay() {
 	runtime.LockOSThread()
 	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, loopNice) // the calling thread's; lowering one's own is always allowed
@@ -65,7 +72,7 @@ func (s *Server) newLoop() (*loop, error) {
 	if err := unix.SetNonblock(ep, true); err != nil { // os.NewFile asks the runtime to watch non-blocking ones only
 		return nil, errors.Join(fmt.Errorf("epoll, non-blocking: %w", err), unix.Close(ep))
 	}
-	l := &loop{s: s, ep: ep, file: os.NewFile(uintptr(ep), "epoll"), worker: s.newWorker()}
+	l := &loop{s: s, ep: ep, file: os.NewFile(uintptr(ep), "epoll"), worker: s.newWorker(), turn: turnOf(runtime.GOMAXPROCS(0))}
 	if l.raw, err = l.file.SyscallConn(); err != nil {
 		return nil, errors.Join(fmt.Errorf("epoll: %w", err), l.file.Close())
 	}
@@ -105,7 +112,7 @@ func (l *loop) run() {
 			if t := l.s.sockets.places[e.Fd].Load(); t != nil && t.loop == l {
 				l.handle(t, e.Events)
 			}
-			if w.now = time.Now(); w.now.Sub(begun) > turn || len(w.dirty) >= maxDirty {
+			if w.now = time.Now(); w.now.Sub(begun) > l.turn || len(w.dirty) >= maxDirty {
 				w.flush()
 				_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // other threads first, those too that woke up with no claim left
 				runtime.Gosched()

@@ -233,12 +233,13 @@ func (t *socket) resize(rest []byte) {
 	}
 	size := max(min(need, max(4*len(rest), 1<<10)), len(rest)+1)
 	if !t.server.buffered.take(size) {
+		// Half a frame cannot be given back: the socket is of no use any more, and nothing of it is kept.
 		t.server.metrics.dropped[dropMemory].Inc()
-		size = len(rest) + 1 // until the end, which is near
-		t.server.buffered.used.Add(int64(size))
 		t.mu.Lock()
 		t.abort(closedMemory)
 		t.mu.Unlock()
+		t.forget()
+		return
 	}
 	b := make([]byte, len(rest), size)
 	copy(b, rest)

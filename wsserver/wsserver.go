@@ -195,11 +195,15 @@ type budget struct {
 }
 
 func (b *budget) take(n int) bool {
-	if b.used.Add(int64(n)) > b.max {
-		b.used.Add(-int64(n))
-		return false
+	for {
+		used := b.used.Load()
+		if used+int64(n) > b.max {
+			return false
+		}
+		if b.used.CompareAndSwap(used, used+int64(n)) {
+			return true
+		}
 	}
-	return true
 }
 
 func (b *budget) give(n int) { b.used.Add(-int64(n)) }

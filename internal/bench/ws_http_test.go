@@ -40,29 +40,30 @@ func BenchmarkHTTPUnderWebSocketFlood(b *testing.B) {
 				wsSettle(b, s.server)
 				http := openLoop{addr: s.addr, rate: rate, conns: 64}
 				http.mustRun(b, 200*time.Millisecond)
-				var kept, slower, p99s, floodP99s, floods []float64
+				var kept, p99s, floodP99s, floods []float64
 				for range *rounds {
 					quiet := http.mustRun(b, *turn)
 					flooded, n := underFlood(b, s, flood, http)
 					kept = append(kept, float64(flooded.replies)/float64(quiet.replies))
-					slower = append(slower, float64(flooded.p99())/float64(quiet.p99()))
 					p99s, floodP99s = append(p99s, micros(quiet.p99())), append(floodP99s, micros(flooded.p99()))
 					floods = append(floods, float64(n.replies)/n.elapsed.Seconds())
 					b.Logf("quiet: %s; flooded by %.0f announces/s: %s", quiet, floods[len(floods)-1], flooded)
 				}
 				b.ReportMetric(median(kept), "kept")
-				b.ReportMetric(median(slower), "slower")
+				// Of medians: a round's p99 is up to ten times another's, with and without the flood.
+				slower := median(floodP99s) / median(p99s)
+				b.ReportMetric(slower, "slower")
 				what := fmt.Sprintf("HTTP at %d/s under a WebSocket flood", rate)
 				verdict := "aim: <= 2"
 				if rate == wanted {
-					verdict = atMost(b, "p99 under the flood over p99 without", median(slower), 2, "")
+					verdict = atMost(b, "p99 under the flood over p99 without", slower, 2, "")
 					if median(kept) < 0.9 {
 						b.Errorf("announces served under the flood: got %.2f of those without, want at least 0.9", median(kept))
 						verdict = ">= 0.9 of the rate MISSED"
 					}
 				}
 				results.add(result{what, fmt.Sprintf("p99 %.0f us, %.2f of the rate", median(floodP99s), median(kept)),
-					fmt.Sprintf("without p99 %.0f us; flood %.0f/s", median(p99s), median(floods)), fmt.Sprintf("%.2f", median(slower)), verdict})
+					fmt.Sprintf("without p99 %.0f us; flood %.0f/s", median(p99s), median(floods)), fmt.Sprintf("%.2f", slower), verdict})
 			}
 		})
 	}

@@ -166,6 +166,9 @@ func (s *Server) SetInterval(d time.Duration) {
 // Conns is how many sockets are open.
 func (s *Server) Conns() int { return s.sockets.len() }
 
+// Loops is how many epoll loops there are.
+func (s *Server) Loops() int { return len(s.loops) }
+
 // clock is the time since the server's start in whole seconds: what sockets keep, in four bytes.
 func (s *Server) clock(now time.Time) uint32 { return uint32(max(now.Sub(s.started), 0) / time.Second) }
 

@@ -9,8 +9,9 @@ import (
 	"github.com/anacrolix/torrent/storage"
 )
 
-// newAnacrolix starts a client on host whose only way to find peers is its torrent's tracker.
-func newAnacrolix(t *testing.T, host, dir string) *torrent.Client {
+// newAnacrolix starts a client on host whose only way to find peers is its torrent's tracker. It meets them over TCP, unless
+// changes say otherwise.
+func newAnacrolix(t *testing.T, host, dir string, changes ...func(*torrent.ClientConfig)) *torrent.Client {
 	t.Helper()
 	cfg := torrent.NewDefaultClientConfig()
 	cfg.ListenHost = func(string) string { return host }
@@ -26,6 +27,9 @@ func newAnacrolix(t *testing.T, host, dir string) *torrent.Client {
 	// Piece completion in memory: the default keeps a database in dir.
 	cfg.DefaultStorage = storage.NewFileWithCompletion(dir, storage.NewMapPieceCompletion())
 	cfg.Slogger = slog.New(slog.DiscardHandler)
+	for _, change := range changes {
+		change(cfg)
+	}
 	cl, err := torrent.NewClient(cfg)
 	if err != nil {
 		t.Fatal(err)

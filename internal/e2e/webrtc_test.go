@@ -3,37 +3,20 @@
 package e2e
 
 import (
-	"log/slog"
 	"path/filepath"
 	"testing"
 
 	"github.com/anacrolix/torrent"
-	"github.com/anacrolix/torrent/storage"
 )
 
 // newWebRTC starts a client that can meet others over WebRTC only.
 func newWebRTC(t *testing.T, dir string) *torrent.Client {
 	t.Helper()
-	cfg := torrent.NewDefaultClientConfig()
-	cfg.ListenHost = func(string) string { return "127.0.0.1" }
-	cfg.ListenPort = 0
-	cfg.DisableIPv6 = true
-	cfg.DisableUTP = true
-	cfg.DisableTCP = true
-	cfg.DisablePEX = true
-	cfg.NoDHT = true
-	cfg.NoDefaultPortForwarding = true
-	cfg.Seed = true
-	cfg.DataDir = dir
-	cfg.ICEServerList = nil
-	cfg.DefaultStorage = storage.NewFileWithCompletion(dir, storage.NewMapPieceCompletion())
-	cfg.Slogger = slog.New(slog.DiscardHandler)
-	cl, err := torrent.NewClient(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cl.Close() })
-	return cl
+	return newAnacrolix(t, "127.0.0.1", dir, func(cfg *torrent.ClientConfig) {
+		cfg.DisableWebtorrent = false
+		cfg.DisableTCP = true
+		cfg.ICEServerList = nil
+	})
 }
 
 // Two anacrolix clients whose tracker is a ws:// one meet over WebRTC, or not at all. They need an address besides loopback.

@@ -1,0 +1,37 @@
+package shedder
+
+import "time"
+
+// Where the interval is to keep the load, as a share of the capacity.
+const intervalTarget = 0.6
+
+// The jitter of what clients are told: usually, and for one interval after a start or an overload, whose clients were answered
+// in one moment and would else come back in one.
+const (
+	usualJitter = 0.2
+	wideJitter  = 0.5
+)
+
+// interval is what clients are told. It acts one interval late, so it plans capacity and is no defence against a flood. It is
+// pure.
+type interval struct {
+	told time.Duration
+	wide time.Duration // for how long the jitter stays wide
+}
+
+// step is taken every ten seconds: rate and capacity are announces a second, and a capacity of 0 is not known.
+func (i *interval) step(rate, capacity float64, base, most time.Duration) {
+	if i.told = min(max(i.told, base), most); capacity <= 0 {
+		i.told = base
+		return
+	}
+	factor := min(max(rate/(intervalTarget*capacity), 0.8), 1.25)
+	i.told = min(max(time.Duration(float64(i.told)*factor), base), most)
+}
+
+func (i *interval) jitter() float64 {
+	if i.wide > 0 {
+		return wideJitter
+	}
+	return usualJitter
+}

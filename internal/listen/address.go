@@ -26,10 +26,10 @@ func bind(addr string, cfg Config) ([]net.Listener, error) {
 		return []net.Listener{l}, err
 	}
 	if name, ok := strings.CutPrefix(addr, "systemd:"); ok {
-		return cfg.Inherited.take(name)
+		return cfg.Inherited.take(name, cfg)
 	}
 	if addr == "systemd" {
-		return cfg.Inherited.take("")
+		return cfg.Inherited.take("", cfg)
 	}
 
 	network := tcpNetwork(addr, cfg.Addrs)
@@ -91,6 +91,12 @@ func setOptions(fd int, cfg Config) error {
 	if cfg.Sockets > 1 {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
 			return os.NewSyscallError("setsockopt SO_REUSEPORT", err)
+		}
+	}
+	if cfg.Gate != nil {
+		// Connections accepted have it too.
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
+			return os.NewSyscallError("setsockopt SO_TIMESTAMPNS", err)
 		}
 	}
 	if cfg.DeferAccept {

@@ -1,6 +1,7 @@
 package listen
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"sync"
@@ -11,6 +12,8 @@ import (
 
 // deadlineSlack is how far an armed deadline may be from the one asked for.
 const deadlineSlack = time.Second
+
+var interim = []byte("HTTP/1.1 1")
 
 // Conn is a connection that holds one of a Door's places until Close.
 //
@@ -23,6 +26,15 @@ type Conn struct {
 	door  *Door
 	proxy *proxied // nil where no PROXY header is looked for; never changes
 	left  atomic.Bool
+	plain bool                      // no TLS above it
+	fresh atomic.Pointer[freshness] // that counts it, until its first request is answered or waited for
+
+	// Of requests, where there is a Gate. One goroutine reads and writes.
+	requests uint32    // reads that began one, at most 2
+	answered bool      // something was written since the last read
+	decided  bool      // Early has let the last one pass
+	whole    bool      // what was read last ended as a request does
+	sampled  time.Time // when the request under way was read, if it is one of those whose cost is looked at
 
 	mu       sync.Mutex // guards the deadlines, and their order on the socket
 	read     time.Time  // armed; while headerBy is set: to be armed after the header
@@ -30,19 +42,49 @@ type Conn struct {
 	headerBy time.Time // zero when no PROXY header is being read
 }
 
-func newConn(sock net.Conn, d *Door) *Conn {
-	c := &Conn{Conn: sock, door: d}
+func newConn(sock net.Conn, l *listener) *Conn {
+	d := l.door
+	c := &Conn{Conn: sock, door: d, plain: l.plain}
 	if d.cfg.ProxyProtocol {
 		c.proxy = &proxied{trusted: d.trusts(sock.RemoteAddr())}
+	}
+	if d.cfg.Gate != nil {
+		l.fresh.enter()
+		c.fresh.Store(&l.fresh)
 	}
 	return c
 }
 
 func (c *Conn) Read(b []byte) (int, error) {
-	if c.proxy != nil {
-		return c.readProxied(b)
+	if c.door.cfg.Gate != nil {
+		return c.readGated(b)
 	}
-	return c.Conn.Read(b)
+	n, _, err := c.readSome(b)
+	return n, err
+}
+
+// readSome also tells when the kernel had what it read, in nanoseconds of Unix time; 0 is not known.
+func (c *Conn) readSome(b []byte) (n int, stamp int64, err error) {
+	if c.proxy != nil {
+		n, err = c.readProxied(b)
+		return n, 0, err
+	}
+	if s, ok := c.Conn.(*socket); ok {
+		return s.readStamped(b, c)
+	}
+	c.seen()
+	n, err = c.Conn.Read(b)
+	return n, 0, err
+}
+
+// seen ends the time in which a connection counts as fresh.
+func (c *Conn) seen() {
+	if c.fresh.Load() == nil {
+		return
+	}
+	if f := c.fresh.Swap(nil); f != nil {
+		f.leave()
+	}
 }
 
 // Write answers nobody whose PROXY header is not read yet, or was refused.
@@ -52,6 +94,11 @@ func (c *Conn) Write(b []byte) (int, error) {
 			return 0, err
 		}
 	}
+	if c.plain {
+		// An interim reply is none: what is read after it is the request's body.
+		c.answered = !bytes.HasPrefix(b, interim)
+	}
+	c.seen()
 	return c.Conn.Write(b)
 }
 
@@ -71,6 +118,7 @@ func (c *Conn) RemoteAddr() net.Addr {
 func (c *Conn) Close() error {
 	err := c.Conn.Close()
 	c.Leave()
+	c.seen()
 	return err
 }
 

@@ -2,8 +2,9 @@
 //
 // A connection passes, in order:
 //
-//	listener.Accept   waits out temporary errors (EMFILE, ...), then for a free place among max_conns
+//	listener.Accept   waits out temporary errors (EMFILE, ...), then for a free place among max_conns; closes who is unwelcome
 //	Conn              gives its place back on Close, and spares system calls on deadlines
+//	Conn.early        in an overload: the answer to a request that is refused, before it is parsed
 //	Conn.readHeader   the PROXY protocol header, at the first Read, in the connection's own goroutine
 //	tlsConn           TLS, when there is a certificate
 //
@@ -65,6 +66,28 @@ type Config struct {
 
 	// Inherited are the sockets systemd passed. Nil means there are none.
 	Inherited *Inherited
+
+	// Gate bounds more than MaxConns does when there is too much to do. Nil is none.
+	Gate Gate
+
+	// Early sees a request that came whole, with one read, on a connection that has carried others, before it is parsed; plain
+	// connections only. A reply is written in place of whatever would have answered, and belongs to Early; decided tells that
+	// the request, if there is no reply, is not to be decided upon again (Conn.Decided). Nil sees none.
+	Early func(remote net.Addr, head []byte, now time.Time) (reply []byte, decided bool)
+}
+
+// Gate is what a Door asks of an overload shedder. It is asked for each connection and each read, and never waits but in Park.
+type Gate interface {
+	// Of connections: whether there is memory for any, whether one from addr is closed with a reset, and how many may wait.
+	Full() bool
+	Unwelcome(addr netip.Addr, now time.Time) bool
+	Backlog() int
+
+	// Of requests: how old one was when it was read, and whether it is its connection's first; what a sampled one cost; and the
+	// wait of one that Early has answered.
+	Observe(age time.Duration, fresh bool)
+	Spent(d time.Duration, shed bool)
+	Park()
 }
 
 // Door is one public port: some listeners, and the bound they share.
@@ -80,6 +103,8 @@ type Door struct {
 	set          *metrics.Set
 	full         *metrics.Counter
 	acceptErrors *metrics.Counter
+	unwelcome    *metrics.Counter
+	held         *metrics.Counter
 	proxyResults [proxyResultCount]*metrics.Counter
 	tlsErrors    *metrics.Counter
 
@@ -114,8 +139,10 @@ func Open(cfg Config, log *slog.Logger) (*Door, error) {
 			return nil, fmt.Errorf("%s.listen: %w", cfg.Key, err)
 		}
 		for _, sock := range socks {
-			l := &listener{Listener: sock, door: d, closed: make(chan struct{})}
+			l := &listener{Listener: sock, door: d, closed: make(chan struct{}), plain: true}
+			l.fresh.wake = make(chan struct{}, 1)
 			if tlsConfig != nil && sock.Addr().Network() != "unix" {
+				l.plain = false
 				d.Listeners = append(d.Listeners, &tlsListener{listener: l, config: tlsConfig})
 			} else {
 				d.Listeners = append(d.Listeners, l)
@@ -161,6 +188,10 @@ func (d *Door) register() {
 	d.set.NewGauge(name("spillway_conns_peak"), func() float64 { return float64(d.peak.Load()) })
 	d.full = d.set.NewCounter(name("spillway_conns_full_total"))
 	d.acceptErrors = d.set.NewCounter(name("spillway_accept_errors_total"))
+	if d.cfg.Gate != nil {
+		d.unwelcome = d.set.NewCounter(name("spillway_conns_reset_total"))
+		d.held = d.set.NewCounter(name("spillway_conns_held_total"))
+	}
 	if d.cfg.ProxyProtocol {
 		for r := range d.proxyResults {
 			d.proxyResults[r] = d.set.NewCounter(name("spillway_proxy_protocol_total", fmt.Sprintf("result=%q", proxyResult(r))))

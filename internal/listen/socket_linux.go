@@ -70,6 +70,11 @@ func (l *tcpListener) Close() error {
 	return l.file.Close()
 }
 
+// setBacklog changes how many connections may wait to be accepted; the kernel cuts it to net.core.somaxconn.
+func (l *tcpListener) setBacklog(n int) {
+	_ = l.raw.Control(func(fd uintptr) { _ = unix.Listen(int(fd), n) })
+}
+
 // Addr is where it listens.
 func (l *tcpListener) Addr() net.Addr { return l.addr }
 
@@ -105,35 +110,85 @@ type socket struct {
 	file        *os.File   // nil until a call had to wait
 	closed      bool
 	read, write time.Time // deadlines; file has its own
+
+	// The reader's, while it waits for the poller.
+	raw    syscall.RawConn       // of file
+	poll   func(fd uintptr) bool // pollRead, made once
+	buf    []byte
+	n      int
+	stamp  int64
+	pollBy error
 }
 
 // Read reads at most len(b) bytes.
 func (c *socket) Read(b []byte) (int, error) {
+	n, _, err := c.readStamped(b, nil)
+	return n, err
+}
+
+// readStamped is Read that also tells when the kernel had what it read, in nanoseconds of Unix time: 0 unless the listener asks
+// for stamps. If it must wait, conn has been seen.
+func (c *socket) readStamped(b []byte, conn *Conn) (n int, stamp int64, err error) {
 	if len(b) == 0 {
-		return 0, nil
+		return 0, 0, nil
 	}
 	c.mu.Lock()
 	if c.fd >= 0 && !expired(c.read) {
-		n, err := recv(c.fd, b)
+		n, stamp, err = recvStamped(c.fd, b)
 		if err == nil {
 			c.mu.Unlock()
 			if n == 0 {
-				return 0, io.EOF
+				return 0, 0, io.EOF
 			}
-			return n, nil
+			return n, stamp, nil
 		}
 		if err != unix.EAGAIN && err != unix.EINTR {
 			c.mu.Unlock()
-			return 0, c.wrap("read", err)
+			return 0, 0, c.wrap("read", err)
 		}
 	}
+	if conn != nil {
+		conn.seen()
+	}
 	file, err := c.pollable()
+	if err == nil && c.poll == nil {
+		c.poll = c.pollRead
+		c.raw, err = file.SyscallConn()
+	}
 	c.mu.Unlock()
 	if err != nil {
-		return 0, c.wrap("read", err)
+		return 0, 0, c.wrap("read", err)
 	}
-	n, err := file.Read(b)
-	return n, c.wrap("read", err)
+	c.buf = b
+	err = c.raw.Read(c.poll)
+	n, stamp, c.buf = c.n, c.stamp, nil
+	if err == nil {
+		err = c.pollBy
+	} else if c.isClosed() {
+		err = net.ErrClosed // the poller's own error for it has no name
+	}
+	switch {
+	case err != nil:
+		return 0, 0, c.wrap("read", err)
+	case n == 0:
+		return 0, 0, io.EOF
+	}
+	return n, stamp, nil
+}
+
+// pollRead is called by the poller each time there may be something to read, and tells whether there was.
+func (c *socket) pollRead(fd uintptr) bool {
+	c.n, c.stamp, c.pollBy = recvStamped(int(fd), c.buf)
+	for c.pollBy == unix.EINTR {
+		c.n, c.stamp, c.pollBy = recvStamped(int(fd), c.buf)
+	}
+	return c.pollBy != unix.EAGAIN
+}
+
+// reset closes the connection so that the client is told at once, and nothing of it stays in the kernel.
+func (c *socket) reset() {
+	_ = unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	_ = c.Close()
 }
 
 // Write writes all of b, or fails.
@@ -195,6 +250,12 @@ func (c *socket) Close() error {
 		return c.wrap("close", net.ErrClosed)
 	}
 	return c.wrap("close", file.Close())
+}
+
+func (c *socket) isClosed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed
 }
 
 // SetDeadline sets both deadlines.
@@ -288,9 +349,22 @@ func (c *socket) setRemote(addr *unix.RawSockaddrAny) error {
 // over 20 us, as a close may that sends and receives on loopback, makes it move the other goroutines to another thread, and its monitor look
 // around every 20 us from then on, which on a busy core is a tenth of the CPU (perf record -g: runtime.sysmon).
 
-func recv(fd int, b []byte) (int, error) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MSG_DONTWAIT, 0, 0)
-	return result(n, errno)
+// recvStamped also returns the kernel's time of the last segment read, if the socket has SO_TIMESTAMPNS: as part of the same
+// call it costs nothing that can be measured.
+func recvStamped(fd int, b []byte) (n int, stamp int64, err error) {
+	var control struct {
+		header unix.Cmsghdr
+		time   unix.Timespec
+	}
+	iov := unix.Iovec{Base: unsafe.SliceData(b)}
+	iov.SetLen(len(b))
+	msg := unix.Msghdr{Iov: &iov, Iovlen: 1, Control: (*byte)(unsafe.Pointer(&control))}
+	msg.SetControllen(int(unsafe.Sizeof(control)))
+	r, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unix.MSG_DONTWAIT)
+	if n, err = result(r, errno); err == nil && msg.Controllen == uint64(unsafe.Sizeof(control)) && control.header.Type == unix.SCM_TIMESTAMPNS {
+		stamp = control.time.Nano()
+	}
+	return n, stamp, err
 }
 
 func send(fd int, b []byte) (int, error) {

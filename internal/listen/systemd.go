@@ -33,11 +33,8 @@ func (in *Inherited) Left() []string {
 	return names
 }
 
-// take gives the stream sockets of one name, or with "" all that are left. To find none is an error.
-//
-// Go offers no way to turn keep-alive probes off for their connections, so these cost four setsockopt calls
-// more than those of bindTCP.
-func (in *Inherited) take(name string) ([]net.Listener, error) {
+// take gives the stream sockets of one name, or with "" all that are left, with cfg's options. To find none is an error.
+func (in *Inherited) take(name string, cfg Config) ([]net.Listener, error) {
 	var socks []net.Listener
 	if in != nil {
 		in.mu.Lock()
@@ -57,6 +54,11 @@ func (in *Inherited) take(name string) ([]net.Listener, error) {
 				return nil, fmt.Errorf("systemd socket %q: %w; ListenStream= is needed here", name, err)
 			}
 			_ = f.Close()
+			if tcp, ok := sock.(*net.TCPListener); ok {
+				if sock, err = adoptTCP(tcp, cfg); err != nil {
+					return nil, fmt.Errorf("systemd socket %q: %w", name, err)
+				}
+			}
 			socks = append(socks, sock)
 		}
 		in.files = left
@@ -80,4 +82,17 @@ func (in *Inherited) hint() string {
 		names = append(names, f.Name())
 	}
 	return " (passed: " + strings.Join(names, ", ") + ")"
+}
+
+// adoptTCP makes of a socket systemd bound what bindTCP would have made.
+func adoptTCP(l *net.TCPListener, cfg Config) (net.Listener, error) {
+	raw, err := l.SyscallConn()
+	if err == nil {
+		cfg.Sockets = 1 // it is bound
+		err = control(raw, func(fd int) error { return setOptions(fd, cfg) })
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newTCPListener(l)
 }

@@ -242,11 +242,12 @@ func TestOwnFamilyGetsItsHalf(t *testing.T) {
 // Each reply's interval is drawn evenly from the configured one give or take a fifth, and min interval is the same.
 func TestIntervalIsSpread(t *testing.T) {
 	t.Parallel()
-	s := &settings{intervalSec: 1800}
+	tracker := serve(t, nil).tracker
+	tracker.gate.SetIntervals(30*time.Minute, 30*time.Minute)
 	const draws, bins = 200_000, 10
 	var counts [bins]int
 	for range draws {
-		sec := s.interval()
+		sec := tracker.interval()
 		if sec < 1440 || sec > 2160 {
 			t.Fatalf("got %d, want 1440 to 2160", sec)
 		}
@@ -261,9 +262,10 @@ func TestIntervalIsSpread(t *testing.T) {
 	}
 
 	for configured, want := range map[int][2]int{300: {300, 360}, 0: {300, 300}, 10800: {8640, 10800}, 1_000_000: {10800, 10800}} {
-		s.intervalSec = configured
+		d := time.Duration(configured) * time.Second
+		tracker.gate.SetIntervals(d, d)
 		for range 2000 {
-			if sec := s.interval(); sec < want[0] || sec > want[1] {
+			if sec := tracker.interval(); sec < want[0] || sec > want[1] {
 				t.Fatalf("%d: got %d, want %v", configured, sec, want)
 			}
 		}

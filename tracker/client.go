@@ -96,24 +96,32 @@ func (s *settings) clientAddr(ctx *fasthttp.RequestCtx) (netip.Addr, error) {
 	}
 	values := ctx.Request.Header.PeekAll(s.realIPHeader)
 	for i := len(values) - 1; i >= 0; i-- {
-		// The nearest hop is the last one: each proxy appends whom it heard it from.
-		for rest := values[i]; len(rest) > 0; {
-			var hop []byte
-			if comma := bytes.LastIndexByte(rest, ','); comma >= 0 {
-				hop, rest = rest[comma+1:], rest[:comma]
-			} else {
-				hop, rest = rest, nil
-			}
-			addr, ok := parseHop(bytes.TrimSpace(hop))
-			if !ok {
-				return netip.Addr{}, errBadAddress
-			}
-			if !s.proxies.contains(addr) {
-				return addr, nil
-			}
+		if addr, found, err := s.nearest(values[i]); found || err != nil {
+			return addr, err
 		}
 	}
 	return netip.Addr{}, errNoHeader
+}
+
+// nearest returns the last address of a header's value that is not a trusted proxy's. The nearest hop is the last one: each
+// proxy appends whom it heard it from.
+func (s *settings) nearest(value []byte) (addr netip.Addr, found bool, err error) {
+	for rest := value; len(rest) > 0; {
+		var hop []byte
+		if comma := bytes.LastIndexByte(rest, ','); comma >= 0 {
+			hop, rest = rest[comma+1:], rest[:comma]
+		} else {
+			hop, rest = rest, nil
+		}
+		addr, ok := parseHop(bytes.TrimSpace(hop))
+		if !ok {
+			return netip.Addr{}, false, errBadAddress
+		}
+		if !s.proxies.contains(addr) {
+			return addr, true, nil
+		}
+	}
+	return netip.Addr{}, false, nil
 }
 
 // parseHop reads an address as proxies write them: bare, in brackets, or with a port, which is dropped.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"spillway/shedder"
 	"spillway/tracker/swarm"
 )
 
@@ -125,17 +126,30 @@ func (t *Tracker) recover(ctx *fasthttp.RequestCtx) {
 	if v := recover(); v != nil {
 		t.metrics.panics.Inc()
 		t.log.Error("BUG: a request panicked", "panic", v, "stack", string(debug.Stack()))
+		t.gate.Fault(endpointOf(ctx), time.Now())
 		ctx.Response.Reset()
 		t.plain(ctx, fasthttp.StatusInternalServerError, "internal error\n")
 		ctx.SetConnectionClose()
 	}
 }
 
+// endpointOf is where a request that panicked was, for its switch.
+func endpointOf(ctx *fasthttp.RequestCtx) shedder.Endpoint {
+	path, _, _ := bytes.Cut(ctx.Request.Header.RequestURI(), []byte("?"))
+	switch r, _ := routeOf(path); {
+	case isUpgrade(ctx):
+		return shedder.WS
+	case r == routeScrape:
+		return shedder.Scrape
+	}
+	return shedder.Announce
+}
+
 func (t *Tracker) handleAnnounce(ctx *fasthttp.RequestCtx, uri, query, passkey []byte) {
 	s := t.settings.Load()
 	b := t.scratch.Get().(*scratch)
 	defer t.scratch.Put(b)
-	interval := s.interval()
+	interval := t.interval()
 	addr, err := t.admit(ctx, s, uri, maxAnnounceLine, passkey)
 	if err == nil {
 		err = parseAnnounce(query, &b.params)
@@ -150,12 +164,22 @@ func (t *Tracker) handleAnnounce(ctx *fasthttp.RequestCtx, uri, query, passkey [
 	case !s.access.allows(&p.infoHash):
 		// The words make Transmission and rTorrent stop asking.
 		t.metrics.announceOff.Inc()
-		t.fail(ctx, b, errUnregistered, s.refusedSec)
+		t.fail(ctx, b, errUnregistered, t.gate.ToldOff())
 		return
 	case len(s.blocked) > 0 && s.blocks(&p.peerID):
 		t.metrics.announceOff.Inc()
-		t.fail(ctx, b, errBlockedClient, s.refusedSec)
+		t.fail(ctx, b, errBlockedClient, t.gate.ToldOff())
 		return
+	}
+	now := ctx.Time()
+	verdict := t.decide(ctx, p, addr, now)
+	numWant := s.numWant(p.numWant)
+	if verdict != shedder.Serve {
+		if verdict != shedder.Trim && !(verdict == shedder.Shed && needsPeers(p.peerID[:], p.class())) {
+			t.answerShed(ctx, p, verdict, now)
+			return
+		}
+		numWant = min(numWant, trimmedNumWant)
 	}
 	a := &b.announce
 	*a = swarm.Announce{
@@ -163,7 +187,7 @@ func (t *Tracker) handleAnnounce(ctx *fasthttp.RequestCtx, uri, query, passkey [
 		Event:        p.event,
 		Seeder:       p.seeder,
 		Unreachable:  p.port == 0,
-		NumWant:      s.numWant(p.numWant),
+		NumWant:      numWant,
 		TTL:          s.ttl(interval),
 		PreferFamily: swarm.Family6,
 	}
@@ -174,12 +198,15 @@ func (t *Tracker) handleAnnounce(ctx *fasthttp.RequestCtx, uri, query, passkey [
 	if s.cfg.ClaimedIP && p.ipCount > 0 && isLocal(addr) {
 		claim(a, p)
 	}
-	now := ctx.Time()
 	t.swarms.Announce(a, now, &b.reply)
 	b.out = appendAnnounce(b.out[:0], &announceReply{Reply: &b.reply, intervalSec: interval, external: addr, list: p.list})
 	ctx.Response.Header.SetContentTypeBytes(contentText)
 	ctx.Response.SetBody(b.out)
-	t.metrics.announceServed.Inc()
+	if verdict == shedder.Serve {
+		t.metrics.announceServed.Inc()
+	} else {
+		t.metrics.announceTrimmed.Inc()
+	}
 	t.metrics.seconds.observe(time.Since(now))
 }
 
@@ -230,7 +257,7 @@ func (t *Tracker) handleScrape(ctx *fasthttp.RequestCtx, uri, query, passkey []b
 	s := t.settings.Load()
 	b := t.scratch.Get().(*scratch)
 	defer t.scratch.Put(b)
-	_, err := t.admit(ctx, s, uri, maxScrapeLine, passkey)
+	addr, err := t.admit(ctx, s, uri, maxScrapeLine, passkey)
 	if err == nil {
 		b.hashes, err = parseScrape(query, b.hashes[:0])
 	}
@@ -239,20 +266,67 @@ func (t *Tracker) handleScrape(ctx *fasthttp.RequestCtx, uri, query, passkey []b
 	}
 	if err != nil {
 		t.metrics.scrapeBad.Inc()
-		t.fail(ctx, b, err, s.interval())
+		t.fail(ctx, b, err, t.interval())
 		return
 	}
 	b.hashes = sortHashes(b.hashes)
+	// A scrape that is not served is answered with zeros: Transmission counts its failures as failed announces.
+	r := shedder.Request{Endpoint: shedder.Scrape, Class: shedder.Scrapes, Source: addr, Now: ctx.Time(), Alone: ctx.ConnRequestNum() == 1}
+	if verdict := t.gate.Admit(&r); verdict > shedder.Trim || t.gate.Rules.MatchSource(addr) {
+		b.counts = append(b.counts[:0], make([]swarm.Counts, len(b.hashes))...)
+		t.answerScrape(ctx, b, t.gate.ToldOff())
+		t.metrics.scrapeShed.Inc()
+		return
+	}
 	b.counts = t.swarms.Scrape(b.hashes, b.counts[:0])
 	for i := range b.hashes {
 		if !s.access.allows(&b.hashes[i]) {
 			b.counts[i] = swarm.Counts{}
 		}
 	}
-	b.out = appendScrape(b.out[:0], b.hashes, b.counts, s.interval())
+	t.answerScrape(ctx, b, t.interval())
+	t.metrics.scrapeServed.Inc()
+}
+
+func (t *Tracker) answerScrape(ctx *fasthttp.RequestCtx, b *scratch, intervalSec int) {
+	b.out = appendScrape(b.out[:0], b.hashes, b.counts, clampInterval(intervalSec))
 	ctx.Response.Header.SetContentTypeBytes(contentText)
 	ctx.Response.SetBody(b.out)
-	t.metrics.scrapeServed.Inc()
+}
+
+// decide asks the rules and the gate about an announce, unless Early has.
+func (t *Tracker) decide(ctx *fasthttp.RequestCtx, p *announceParams, addr netip.Addr, now time.Time) shedder.Verdict {
+	rules := t.gate.Rules
+	if !rules.Empty() && (rules.MatchSource(addr) || rules.MatchPeerID(&p.peerID) || rules.MatchInfoHash((*[20]byte)(&p.infoHash)) ||
+		rules.MatchUserAgent(ctx.Request.Header.UserAgent())) {
+		return shedder.Refuse
+	}
+	if t.gate.Sample() {
+		t.gate.Talkers.Note(addr, ctx.Request.Header.UserAgent(), &p.peerID, (*[20]byte)(&p.infoHash))
+	}
+	if c, ok := ctx.Conn().(interface{ Decided() bool }); ok && c.Decided() {
+		if t.gate.Trims() {
+			return shedder.Trim
+		}
+		return shedder.Serve
+	}
+	_, proxied := directAddr(ctx.RemoteAddr())
+	return t.gate.Admit(&shedder.Request{
+		Endpoint: shedder.Announce,
+		Class:    p.class(),
+		Source:   addr,
+		Now:      now,
+		Alone:    ctx.ConnRequestNum() == 1,
+		Direct:   !proxied && !t.Trusted(addr),
+	})
+}
+
+// answerShed answers an announce that is not served.
+func (t *Tracker) answerShed(ctx *fasthttp.RequestCtx, p *announceParams, verdict shedder.Verdict, now time.Time) {
+	t.countShed(verdict)
+	r := t.shed.Load().pick(verdict, p.peerID[:], p.event == swarm.EventStarted, uint32(now.UnixNano()>>10))
+	ctx.Response.Header.SetContentTypeBytes(contentText)
+	ctx.Response.SetBodyRaw(r.whole[r.body:])
 }
 
 // fail answers a tracker client's mistake: status 200, because clients throw the body of any other away unread.

@@ -12,18 +12,20 @@ import (
 
 // counters are what the HTTP front counts. docs/metrics.md lists them.
 type counters struct {
-	set            *metrics.Set
-	announceServed *metrics.Counter
-	announceBad    *metrics.Counter
-	announceOff    *metrics.Counter
-	scrapeServed   *metrics.Counter
-	scrapeBad      *metrics.Counter
-	noHeader       *metrics.Counter
-	notTracker     *metrics.Counter
-	garbage        *metrics.Counter
-	base64         *metrics.Counter
-	panics         *metrics.Counter
-	seconds        histogram
+	set                                           *metrics.Set
+	announceServed                                *metrics.Counter
+	announceBad                                   *metrics.Counter
+	announceOff                                   *metrics.Counter
+	announceTrimmed, announceShed, announceSource *metrics.Counter
+	scrapeServed                                  *metrics.Counter
+	scrapeShed                                    *metrics.Counter
+	scrapeBad                                     *metrics.Counter
+	noHeader                                      *metrics.Counter
+	notTracker                                    *metrics.Counter
+	garbage                                       *metrics.Counter
+	base64                                        *metrics.Counter
+	panics                                        *metrics.Counter
+	seconds                                       histogram
 }
 
 func (c *counters) init() {
@@ -32,6 +34,10 @@ func (c *counters) init() {
 	c.announceServed = set.NewCounter(`spillway_announces_total{proto="http",result="served"}`)
 	c.announceBad = set.NewCounter(`spillway_announces_total{proto="http",result="bad"}`)
 	c.announceOff = set.NewCounter(`spillway_announces_total{proto="http",result="off"}`)
+	c.announceTrimmed = set.NewCounter(`spillway_announces_total{proto="http",result="trimmed"}`)
+	c.announceShed = set.NewCounter(`spillway_announces_total{proto="http",result="shed"}`)
+	c.announceSource = set.NewCounter(`spillway_announces_total{proto="http",result="source"}`)
+	c.scrapeShed = set.NewCounter(`spillway_scrapes_total{proto="http",result="shed"}`)
 	c.scrapeServed = set.NewCounter(`spillway_scrapes_total{proto="http",result="served"}`)
 	c.scrapeBad = set.NewCounter(`spillway_scrapes_total{proto="http",result="bad"}`)
 	c.noHeader = set.NewCounter(`spillway_proxy_header_missing_total`)
@@ -45,7 +51,6 @@ func (c *counters) init() {
 func (t *Tracker) WriteMetrics(w io.Writer) {
 	t.metrics.set.WritePrometheus(w)
 	t.metrics.seconds.write(w, "spillway_announce_seconds")
-	metrics.WriteGaugeUint64(w, `spillway_interval_seconds`, uint64(t.settings.Load().intervalSec))
 
 	st := t.swarms.Stats()
 	metrics.WriteGaugeUint64(w, `spillway_peers{kind="seeder"}`, uint64(st.Seeders))

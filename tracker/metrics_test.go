@@ -63,7 +63,6 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 		`spillway_proxy_header_missing_total`:                         0,
 		`spillway_announce_seconds_count`:                             3,
 		`spillway_announce_seconds_bucket{le="+Inf"}`:                 3,
-		`spillway_interval_seconds`:                                   1800,
 		`spillway_peers{kind="leecher"}`:                              1,
 		`spillway_peers{kind="seeder"}`:                               0,
 		`spillway_peers_by_family{family="ipv4"}`:                     1,

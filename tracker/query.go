@@ -3,6 +3,7 @@ package tracker
 import (
 	"bytes"
 
+	"spillway/shedder"
 	"spillway/tracker/swarm"
 )
 
@@ -127,6 +128,19 @@ func parseAnnounce(query []byte, p *announceParams) error {
 		return errNoPeerID
 	}
 	return nil
+}
+
+// class is what the announce says of itself.
+func (p *announceParams) class() shedder.Class {
+	switch {
+	case p.event == swarm.EventStopped, p.event == swarm.EventCompleted:
+		return shedder.Leaving
+	case p.event == swarm.EventStarted:
+		return shedder.Unknown
+	case p.seeder:
+		return shedder.KnownSeeder
+	}
+	return shedder.KnownLeecher
 }
 
 // parseScrape appends the query's info hashes to dst, at most maxScrape of them, and returns it. Those beyond are left

@@ -2,11 +2,13 @@
 //
 // An announce passes through, in order:
 //
+//	Tracker.Early           in an overload, or with a switch off: the answer to what is refused, before it is parsed
 //	Tracker.handle          picks the route, lets no panic out
 //	Tracker.handleAnnounce  one request
 //	parseAnnounce           the query, byte by byte
 //	settings.clientAddr     who is asking
 //	settings.allows         access list, passkey, peer id prefixes
+//	Gate.Admit              switch, source's budget, rate
 //	Swarms.Announce         the one lock
 //	appendAnnounce          the reply, bencoded by hand
 //
@@ -21,7 +23,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
@@ -31,6 +32,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"spillway/shedder"
 	"spillway/tracker/swarm"
 )
 
@@ -56,6 +58,9 @@ type Config struct {
 	IdleTimeout time.Duration // for a whole request, and for the wait for the next (http.idle_timeout)
 	MaxConns    int           // connections the listeners let through at once (http.max_conns)
 
+	// Gate decides what is served when there is too much to do, and has the switches. Nil lets all pass.
+	Gate *shedder.Gate
+
 	// Upgrade takes WebSocket handshakes, at any path, of clients at the address given; nil means that they are requests
 	// like others. It answers, or hijacks the connection, which it then has to close.
 	Upgrade func(ctx *fasthttp.RequestCtx, client netip.Addr)
@@ -75,6 +80,8 @@ type Tracker struct {
 	server   fasthttp.Server
 	upgrades fasthttp.Server // of listeners for WebSockets alone
 	upgrade  func(ctx *fasthttp.RequestCtx, client netip.Addr)
+	gate     *shedder.Gate
+	shed     atomic.Pointer[shedReplies]
 	settings atomic.Pointer[settings]
 	reload   sync.Mutex // one settings change at a time
 	scratch  sync.Pool  // of *scratch
@@ -86,8 +93,6 @@ type Tracker struct {
 // settings are a Config made ready for use. They never change: a reload puts others in their place.
 type settings struct {
 	cfg          Config
-	intervalSec  int
-	refusedSec   int
 	proxies      *proxies
 	realIPHeader string
 	access       access
@@ -105,7 +110,12 @@ const (
 
 // New makes a tracker. The error names the configuration's key.
 func New(cfg Config, swarms Swarms, log *slog.Logger) (*Tracker, error) {
-	t := &Tracker{swarms: swarms, log: log, started: time.Now(), upgrade: cfg.Upgrade}
+	t := &Tracker{swarms: swarms, log: log, started: time.Now(), upgrade: cfg.Upgrade, gate: cfg.Gate}
+	if t.gate == nil {
+		switches, _ := shedder.OpenSwitches("")
+		rules, _ := shedder.OpenRules("")
+		t.gate = shedder.New(shedder.Config{Disabled: true}, switches, rules, t.started)
+	}
 	t.scratch.New = func() any { return new(scratch) }
 	t.metrics.init()
 	if err := t.Reload(cfg); err != nil {
@@ -164,15 +174,16 @@ func (t *Tracker) Reload(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	t.settings.Store(s)
+	if last := t.settings.Swap(s); last == nil || last.cfg.Interval != cfg.Interval || last.cfg.MaxInterval != cfg.MaxInterval {
+		t.gate.SetIntervals(cfg.Interval, cfg.MaxInterval)
+		t.shed.Store(t.newShedReplies())
+	}
 	return nil
 }
 
 func newSettings(cfg Config) (s *settings, err error) {
 	s = &settings{
 		cfg:          cfg,
-		intervalSec:  int(cfg.Interval / time.Second),
-		refusedSec:   int(cfg.MaxInterval / time.Second),
 		realIPHeader: cfg.RealIPHeader,
 		blocked:      cfg.BlockPeerIDs,
 	}
@@ -216,6 +227,9 @@ func (t *Tracker) Run(ctx context.Context) {
 		case <-ticker.C:
 		}
 		t.stats.sample(time.Now(), t.metrics.announceServed.Get())
+		if t.shed.Load().told != t.gate.Told0() {
+			t.shed.Store(t.newShedReplies())
+		}
 		s := t.settings.Load()
 		stamps := s.stampFiles()
 		// A file that changed since the last look may be half written: half an allow list would tell clients for good
@@ -264,11 +278,8 @@ func (t *Tracker) Trusted(addr netip.Addr) bool {
 	return t.settings.Load().proxies.contains(addr.Unmap())
 }
 
-// interval is what this client is told, in seconds: the configured one give or take a fifth, so that clients that came
-// together, after a restart say, do not come back together.
-func (s *settings) interval() int {
-	return clampInterval(s.intervalSec*4/5 + rand.IntN(s.intervalSec*2/5+1))
-}
+// interval is what a client that is served is told, in seconds.
+func (t *Tracker) interval() int { return clampInterval(t.gate.Told()) }
 
 func clampInterval(sec int) int { return min(max(sec, minIntervalSec), maxIntervalSec) }
 

@@ -22,7 +22,7 @@ func bare(tb testing.TB, s *Server) (t *socket, far int) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	place, why := s.sockets.reserve(loopback, s.cfg.MaxConnsPerIP)
+	place, why := s.sockets.reserve(loopback, s.MaxConns(), s.cfg.MaxConnsPerIP)
 	if why != refusedNot {
 		tb.Fatalf("no socket: %v", why)
 	}

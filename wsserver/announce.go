@@ -7,6 +7,7 @@ import (
 
 	"github.com/gobwas/ws"
 
+	"spillway/shedder"
 	"spillway/tracker/swarm"
 )
 
@@ -17,6 +18,9 @@ const maxBad = 16
 const maxScrape = 74
 
 func (w *worker) handleMessage(t *socket, payload []byte) {
+	if w.s.Mode() == shedder.Off {
+		return // the socket is about to be closed
+	}
 	m := &w.msg
 	if err := parseMessage(payload, m, w.s.cfg.MaxOffers); err != nil {
 		w.bad(t, err.Error())
@@ -74,6 +78,12 @@ func (w *worker) handleAnnounce(t *socket) {
 			return
 		}
 	}
+	verdict := w.decide(t)
+	if verdict == shedder.Refuse {
+		s.metrics.announceOff.Inc()
+		w.send(t, appendRefusal(beginFrame(w.frame), m.infoHashRaw, refusedByRule, jitter(int64(s.cfg.MaxInterval/time.Second))))
+		return
+	}
 	interval := s.interval.Load()
 	a := &w.announce
 	*a = swarm.Announce{
@@ -86,6 +96,14 @@ func (w *worker) handleAnnounce(t *socket) {
 	}
 	if m.numWant >= 0 {
 		a.NumWant = min(a.NumWant, m.numWant)
+	}
+	told := interval
+	switch verdict {
+	case shedder.Trim:
+		a.NumWant = min(a.NumWant, trimmedOffers)
+	case shedder.Shed, shedder.OverBudget:
+		// To relay the offers is what an announce costs: it is counted, so that its peer stays known, and told to come back later.
+		a.NumWant, told = 0, 2*interval
 	}
 	place, known := t.member(&m.infoHash, &m.peerID)
 	if !known && m.event != swarm.EventStopped {
@@ -103,11 +121,36 @@ func (w *worker) handleAnnounce(t *socket) {
 	if known && m.event == swarm.EventStopped {
 		t.leave(place)
 	}
-	s.metrics.announceServed.Inc()
-	w.send(t, appendAnnounce(beginFrame(w.frame), m.infoHashRaw, &w.reply.Counts, jitter(interval)))
+	s.metrics.announces(verdict).Inc()
+	w.send(t, appendAnnounce(beginFrame(w.frame), m.infoHashRaw, &w.reply.Counts, jitter(told)))
 	if known {
 		w.relayOffers(a.Web)
 	}
+}
+
+const refusedByRule = "this client is not welcome at this tracker now"
+
+// trimmedOffers is how many offers of an announce are relayed in an overload.
+const trimmedOffers = 1
+
+// decide asks the rules and the gate about an announce.
+func (w *worker) decide(t *socket) shedder.Verdict {
+	gate, m := w.s.cfg.Gate, &w.msg
+	if gate == nil {
+		return shedder.Serve
+	}
+	rules := gate.Rules
+	if !rules.Empty() && (rules.MatchSource(t.addr) || rules.MatchPeerID(&m.peerID) || rules.MatchInfoHash((*[20]byte)(&m.infoHash))) {
+		return shedder.Refuse
+	}
+	if gate.Sample() {
+		gate.Talkers.Note(t.addr, nil, &m.peerID, (*[20]byte)(&m.infoHash))
+	}
+	class := shedder.Offers
+	if m.event == swarm.EventStopped {
+		class = shedder.Leaving
+	}
+	return gate.Admit(&shedder.Request{Endpoint: shedder.WS, Class: class, Source: t.addr, Now: w.now})
 }
 
 // jitter is the interval give or take a fifth, so that peers that came together do not come back together.

@@ -53,7 +53,7 @@ type made struct {
 }
 
 func (s *Server) feed(t *testing.T, b []byte, piece int) (m made) {
-	place, _ := s.sockets.reserve(loopback, 1)
+	place, _ := s.sockets.reserve(loopback, 1, 1)
 	s.sockets.adopting.Done()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
 	if err != nil {

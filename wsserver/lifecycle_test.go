@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/gobwas/ws"
+
+	"spillway/shedder"
 )
 
 // handshake returns what a handshake with these header lines gets, in place of the usual ones where there are any.
@@ -114,18 +116,18 @@ func TestSwitch(t *testing.T) {
 	t.Parallel()
 	ts := serve(t, Config{})
 	c := ts.dial(t)
-	ts.SetMode(RejectNew)
+	ts.SetMode(shedder.RejectNew)
 	if code := ts.handshake(t).StatusCode; code != 503 {
 		t.Errorf("handshake while new ones are rejected: got %d, want 503", code)
 	}
 	c.send(announce(id("h"), id("p"), ``))
 	c.read()
-	ts.SetMode(Off)
+	ts.SetMode(shedder.Off)
 	if code := ts.handshake(t).StatusCode; code != 503 {
 		t.Errorf("handshake while off: got %d, want 503", code)
 	}
 	c.wantClose(statusTryAgainLater)
-	ts.SetMode(On)
+	ts.SetMode(shedder.On)
 	c = ts.dial(t)
 	c.send(announce(id("h"), id("p"), ``))
 	c.read()
@@ -138,7 +140,7 @@ func TestDrainIsSpread(t *testing.T) {
 	for range 200 {
 		ts.dial(t)
 	}
-	ts.SetMode(RejectNew)
+	ts.SetMode(shedder.RejectNew)
 	w := ts.newWorker()
 	ts.drain(w, 4)
 	if n := ts.metrics.closed[closedDrained].Get(); n < 20 || n > 80 {
@@ -259,7 +261,7 @@ func TestTLS(t *testing.T) {
 		t.Errorf("close: got %+v (%v), want a close frame", f.Header, err)
 	}
 	c.wantEnd()
-	ts.SetMode(Off)
+	ts.SetMode(shedder.Off)
 	b.wantClose(statusTryAgainLater)
 }
 
@@ -316,9 +318,9 @@ func TestStress(t *testing.T) {
 		})
 	}
 	wait(t, "some traffic", func() bool { return ts.metrics.offers.Get() > 1000 })
-	ts.SetMode(Off)
+	ts.SetMode(shedder.Off)
 	wait(t, "sockets closed", func() bool { return ts.metrics.closed[closedDrained].Get() > 0 })
-	ts.SetMode(On)
+	ts.SetMode(shedder.On)
 	ts.stop()
 	close(stop)
 	peers.Wait()

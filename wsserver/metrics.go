@@ -5,6 +5,8 @@ import (
 	"io"
 
 	"github.com/VictoriaMetrics/metrics"
+
+	"spillway/shedder"
 )
 
 // dropReason is why a message, or part of one, went nowhere.
@@ -47,9 +49,11 @@ func (c closeReason) String() string {
 // counters are what the server counts:
 //
 //	spillway_announces_total{proto="ws",result="served"}    announces answered
-//	spillway_announces_total{proto="ws",result="off"}       refused by access list or peer id
+//	spillway_announces_total{proto="ws",result="trimmed"}   with one offer relayed at most, in an overload
+//	spillway_announces_total{proto="ws",result="shed"}      and with none
+//	spillway_announces_total{proto="ws",result="off"}       refused by access list, peer id or a rule
 //	spillway_announces_total{proto="ws",result="bad"}       messages without sense
-//	spillway_announces_total{proto="ws",result="source"}    messages above ws.rate, dropped
+//	spillway_announces_total{proto="ws",result="source"}    messages above ws.rate, dropped; or above their source's budget, as shed
 //	spillway_scrapes_total{proto="ws",result}               served, bad
 //	spillway_ws_relayed_total{kind}                         offers and answers sent on
 //	spillway_ws_dropped_total{reason}                       see dropReason
@@ -65,6 +69,8 @@ func (c closeReason) String() string {
 type counters struct {
 	set            *metrics.Set
 	announceServed *metrics.Counter
+	announceTrim   *metrics.Counter
+	announceShed   *metrics.Counter
 	announceOff    *metrics.Counter
 	announceBad    *metrics.Counter
 	announceSource *metrics.Counter
@@ -83,6 +89,8 @@ func (c *counters) init(s *Server) {
 	set := metrics.NewSet()
 	c.set = set
 	c.announceServed = set.NewCounter(`spillway_announces_total{proto="ws",result="served"}`)
+	c.announceTrim = set.NewCounter(`spillway_announces_total{proto="ws",result="trimmed"}`)
+	c.announceShed = set.NewCounter(`spillway_announces_total{proto="ws",result="shed"}`)
 	c.announceOff = set.NewCounter(`spillway_announces_total{proto="ws",result="off"}`)
 	c.announceBad = set.NewCounter(`spillway_announces_total{proto="ws",result="bad"}`)
 	c.announceSource = set.NewCounter(`spillway_announces_total{proto="ws",result="source"}`)
@@ -103,7 +111,7 @@ func (c *counters) init(s *Server) {
 	}
 	gauge := func(name string, f func() float64) { set.NewGauge(name, f) }
 	gauge(`spillway_conns{endpoint="ws"}`, func() float64 { return float64(s.Conns()) })
-	gauge(`spillway_conns_max{endpoint="ws"}`, func() float64 { return float64(s.cfg.MaxConns) })
+	gauge(`spillway_conns_max{endpoint="ws"}`, func() float64 { return float64(s.MaxConns()) })
 	gauge(`spillway_conns_peak{endpoint="ws"}`, func() float64 { return float64(s.sockets.most()) })
 	gauge(`spillway_ws_members`, func() float64 { return float64(s.members.len()) })
 	gauge(`spillway_ws_members_max`, func() float64 { return float64(s.members.max()) })
@@ -111,6 +119,19 @@ func (c *counters) init(s *Server) {
 	gauge(`spillway_ws_buffered_bytes`, func() float64 { return float64(s.buffered.used.Load()) })
 	gauge(`spillway_ws_buffered_bytes_max`, func() float64 { return float64(s.buffered.max) })
 	gauge(`spillway_ws_interval_seconds`, func() float64 { return float64(s.interval.Load()) })
+}
+
+// announces is the counter of announces that were answered after a verdict.
+func (c *counters) announces(v shedder.Verdict) *metrics.Counter {
+	switch v {
+	case shedder.Trim:
+		return c.announceTrim
+	case shedder.Shed:
+		return c.announceShed
+	case shedder.OverBudget:
+		return c.announceSource
+	}
+	return c.announceServed
 }
 
 // WriteMetrics writes the server's metrics in Prometheus's text format.

@@ -33,17 +33,17 @@ func (t *socketTable) len() int {
 }
 
 // room tells whether reserve would find a place now.
-func (t *socketTable) room(addr netip.Addr, perIP int) refusal {
+func (t *socketTable) room(addr netip.Addr, most, perIP int) refusal {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.roomLocked(addr, perIP)
+	return t.roomLocked(addr, most, perIP)
 }
 
-func (t *socketTable) roomLocked(addr netip.Addr, perIP int) refusal {
+func (t *socketTable) roomLocked(addr netip.Addr, most, perIP int) refusal {
 	switch {
 	case t.closed:
 		return refusedSwitch
-	case t.used >= len(t.places):
+	case t.used >= min(most, len(t.places)):
 		return refusedFull
 	case addr.IsValid() && int(t.sources[source(addr)]) >= perIP:
 		return refusedSource
@@ -52,10 +52,10 @@ func (t *socketTable) roomLocked(addr netip.Addr, perIP int) refusal {
 }
 
 // reserve gives out a place, and counts an adoption, which is the caller's to end; release takes the place back.
-func (t *socketTable) reserve(addr netip.Addr, perIP int) (place uint32, why refusal) {
+func (t *socketTable) reserve(addr netip.Addr, most, perIP int) (place uint32, why refusal) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if why = t.roomLocked(addr, perIP); why != refusedNot {
+	if why = t.roomLocked(addr, most, perIP); why != refusedNot {
 		return 0, why
 	}
 	if n := len(t.free); n > 0 {

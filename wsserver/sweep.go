@@ -8,12 +8,15 @@ import (
 	"time"
 
 	"github.com/gobwas/ws"
+
+	"spillway/shedder"
 )
 
 const (
 	sweepTick   = 250 * time.Millisecond
 	sweepTicks  = 20          // ticks in which all sockets are looked at once
 	drainTime   = time.Minute // over which Drain closes sockets
+	offTicks    = 2           // after which sockets that were told to close are cut
 	pauseTime   = time.Second // for which a socket above its rate is not read from
 	partialTime = 30          // seconds for a message to be whole
 	reportEvery = 4 * 60      // ticks between two lines of what was refused
@@ -25,12 +28,17 @@ func (s *Server) sweep(ctx context.Context) {
 	ticker := time.NewTicker(sweepTick)
 	defer ticker.Stop()
 	w := s.newWorker()
-	from, draining := 0, 0
+	from, draining, off := 0, 0, 0
 	var reported report
 	for tick := 1; ; tick++ {
 		select {
 		case <-ctx.Done():
 			return
+		case <-s.switched:
+			if w.now = time.Now(); s.Mode() == shedder.Off {
+				s.drain(w, 1) // who turns it off during a flood does not want to wait for a tick
+			}
+			continue
 		case w.now = <-ticker.C:
 		}
 		s.resume(w.now)
@@ -41,14 +49,20 @@ func (s *Server) sweep(ctx context.Context) {
 			reported = s.report(reported)
 		}
 		switch s.Mode() {
-		case Drain:
+		case shedder.Drain:
 			s.drain(w, int(drainTime/sweepTick)-draining)
 			draining++
-		case Off:
+		case shedder.Off:
 			s.drain(w, 1)
+			if off++; off == offTicks {
+				s.abortAll()
+			}
+		}
+		if s.Mode() != shedder.Drain {
 			draining = 0
-		default:
-			draining = 0
+		}
+		if s.Mode() != shedder.Off {
+			off = 0
 		}
 		now := s.clock(w.now)
 		share := s.sockets.given()/sweepTicks + 1
@@ -102,6 +116,15 @@ func (s *Server) drain(w *worker, left int) {
 		}
 	})
 	w.flush()
+}
+
+// abortAll cuts the sockets whose close frame was not answered.
+func (s *Server) abortAll() {
+	s.sockets.each(0, len(s.sockets.places), func(t *socket) {
+		t.mu.Lock()
+		t.abort(closedDrained)
+		t.mu.Unlock()
+	})
 }
 
 // closeAll ends every socket. It takes handshakes under way to their end first.

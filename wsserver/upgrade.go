@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"spillway/shedder"
 )
 
 // refusal is why a handshake got no socket.
@@ -21,11 +23,14 @@ const (
 	refusedOrigin
 	refusedBad // not a handshake RFC 6455 knows
 	refusedGone
+	refusedShed   // there is too much to do
+	refusedBudget // or of this source
+	refusedRule
 	refusalCount
 )
 
 func (r refusal) String() string {
-	return [...]string{"", "switch", "max_conns", "max_conns_per_ip", "origin", "handshake", "gone"}[r]
+	return [...]string{"", "switch", "max_conns", "max_conns_per_ip", "origin", "handshake", "gone", "shed", "budget", "rule"}[r]
 }
 
 // Upgrade answers a WebSocket handshake of client. What may not connect gets 503 and no more, before the 101: WebTorrent
@@ -39,6 +44,9 @@ func (s *Server) Upgrade(ctx *fasthttp.RequestCtx, client netip.Addr) {
 	if why == refusedNot {
 		why = s.room(client)
 	}
+	if why == refusedNot {
+		why = s.admit(ctx, client)
+	}
 	if why != refusedNot {
 		s.refuse(ctx, why)
 		return
@@ -49,10 +57,30 @@ func (s *Server) Upgrade(ctx *fasthttp.RequestCtx, client netip.Addr) {
 
 // room is asked once more when the connection is ours; by then it may be gone.
 func (s *Server) room(client netip.Addr) refusal {
-	if s.Mode() != On {
+	if s.Mode() != shedder.On {
 		return refusedSwitch
 	}
-	return s.sockets.room(client, s.cfg.MaxConnsPerIP)
+	return s.sockets.room(client, s.MaxConns(), s.cfg.MaxConnsPerIP)
+}
+
+// admit asks the rules and the gate about a handshake.
+func (s *Server) admit(ctx *fasthttp.RequestCtx, client netip.Addr) refusal {
+	gate := s.cfg.Gate
+	if gate == nil {
+		return refusedNot
+	}
+	if rules := gate.Rules; !rules.Empty() && (rules.MatchSource(client) || rules.MatchUserAgent(ctx.Request.Header.UserAgent())) {
+		return refusedRule
+	}
+	switch gate.Admit(&shedder.Request{Endpoint: shedder.WS, Class: shedder.Upgrade, Source: client, Now: ctx.Time()}) {
+	case shedder.Shed:
+		return refusedShed
+	case shedder.OverBudget:
+		return refusedBudget
+	case shedder.Refuse:
+		return refusedSwitch
+	}
+	return refusedNot
 }
 
 // check reads a handshake (RFC 6455, 4.2.1). No extension and no protocol is ever chosen: compression costs a window of
@@ -108,7 +136,7 @@ func (s *Server) adopt(c net.Conn, client netip.Addr, accept *[28]byte) {
 	if u, ok := c.(interface{ UnsafeConn() net.Conn }); ok {
 		raw = u.UnsafeConn()
 	}
-	place, why := s.sockets.reserve(client, s.cfg.MaxConnsPerIP)
+	place, why := s.sockets.reserve(client, s.MaxConns(), s.cfg.MaxConnsPerIP)
 	if why != refusedNot {
 		// Others took the last place since Upgrade looked. Still before the 101.
 		s.metrics.refused[why].Inc()

@@ -33,6 +33,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"spillway/shedder"
 	"spillway/tracker/swarm"
 )
 
@@ -55,6 +56,9 @@ type Config struct {
 
 	// Refuses says why a peer may not announce this torrent here; "" if it may. Nil refuses nobody.
 	Refuses func(infoHash *swarm.InfoHash, peerID *[20]byte) (reason string)
+
+	// Gate decides what is served when there is too much to do. Nil lets all pass. The mode is not asked of it: see SetMode.
+	Gate *shedder.Gate
 
 	Loops int // epoll loops; zero: one for each two cores, so that a flood of messages leaves HTTP the other
 }
@@ -88,17 +92,6 @@ type Swarms interface {
 	Scrape(hashes []swarm.InfoHash, dst []swarm.Counts) []swarm.Counts
 }
 
-// Mode is what the switch of the endpoint says (contract: switches).
-type Mode uint32
-
-// The modes.
-const (
-	On        Mode = iota
-	RejectNew      // sockets that are open stay
-	Drain          // and are closed over a minute, code 1013, so that they do not come back together
-	Off            // and are closed at once
-)
-
 // Server keeps the sockets. Make one with New, run it with Run, give it handshakes by Upgrade.
 type Server struct {
 	cfg     Config
@@ -107,10 +100,12 @@ type Server struct {
 	started time.Time
 	origins map[string]struct{}
 
-	mode     atomic.Uint32
-	interval atomic.Int64 // seconds, before jitter
-	spacing  int64        // nanoseconds between two messages at Config.Rate
-	allowed  int64        // nanoseconds by which a burst may be ahead of that
+	mode     atomic.Uint32 // a shedder.Mode
+	switched chan struct{} // holds one: the sweep is to look at the mode now
+	interval atomic.Int64  // seconds, before jitter
+	maxConns atomic.Int64
+	spacing  int64 // nanoseconds between two messages at Config.Rate
+	allowed  int64 // nanoseconds by which a burst may be ahead of that
 
 	sockets  socketTable
 	members  memberTable
@@ -130,7 +125,8 @@ func New(cfg Config, swarms Swarms, log *slog.Logger) (*Server, error) {
 	if cfg.Idle <= cfg.Ping {
 		return nil, fmt.Errorf("ws.idle: got %s; must be longer than ws.ping (%s)", cfg.Idle, cfg.Ping)
 	}
-	s := &Server{cfg: cfg, swarms: swarms, log: log, started: time.Now()}
+	s := &Server{cfg: cfg, swarms: swarms, log: log, started: time.Now(), switched: make(chan struct{}, 1)}
+	s.maxConns.Store(int64(cfg.MaxConns))
 	if len(cfg.AllowOrigins) > 0 {
 		s.origins = make(map[string]struct{}, len(cfg.AllowOrigins))
 		for _, origin := range cfg.AllowOrigins {
@@ -152,11 +148,24 @@ func New(cfg Config, swarms Swarms, log *slog.Logger) (*Server, error) {
 	return s, nil
 }
 
-// SetMode turns the switch. It has effect on the next handshake, and on open sockets within a second.
-func (s *Server) SetMode(m Mode) { s.mode.Store(uint32(m)) }
+// SetMode turns the switch. It has effect on the next handshake and the next message. With Drain, open sockets are closed over a
+// minute, code 1013, so that they do not come back together; with Off they are closed at once.
+func (s *Server) SetMode(m shedder.Mode) {
+	s.mode.Store(uint32(m))
+	select {
+	case s.switched <- struct{}{}:
+	default: // the sweep has not looked since the last time
+	}
+}
 
 // Mode is what the switch says.
-func (s *Server) Mode() Mode { return Mode(s.mode.Load()) }
+func (s *Server) Mode() shedder.Mode { return shedder.Mode(s.mode.Load()) }
+
+// SetMaxConns changes how many sockets there may be, at most Config.MaxConns. Those that are open stay.
+func (s *Server) SetMaxConns(n int) { s.maxConns.Store(int64(min(max(n, 0), s.cfg.MaxConns))) }
+
+// MaxConns is how many sockets there may be.
+func (s *Server) MaxConns() int { return int(s.maxConns.Load()) }
 
 // SetInterval changes what peers are told, give or take a fifth, from now on.
 func (s *Server) SetInterval(d time.Duration) {
@@ -177,7 +186,7 @@ func (s *Server) clockNow() uint32 { return s.clock(time.Now()) }
 // Run sweeps over the sockets until ctx ends; then it closes them, tells their swarms, and waits for all that runs.
 func (s *Server) Run(ctx context.Context) {
 	s.sweep(ctx)
-	s.SetMode(Off)
+	s.SetMode(shedder.Off)
 	s.closeAll()
 	s.running.Wait()
 }

@@ -40,6 +40,14 @@ func Check(c Config) []*KeyError {
 	p.atLeast("store.memory.max_peers_per_swarm", c.Store.Memory.MaxPeersPerSwarm, 1)
 	every := time.Duration(c.Store.Snapshot.Every)
 	p.check("store.snapshot.every", every == 0 || every >= time.Second, "got %s; must be 1s or more, or 0s for a snapshot at exit only", c.Store.Snapshot.Every)
+	p.within("shedder.target", c.Shedder.Target, 5*time.Millisecond, 2*time.Second)
+	p.budget("shedder.per_source", c.Shedder.PerSource)
+	p.budget("shedder.per_prefix", c.Shedder.PerPrefix)
+	p.check("shedder.memory_max", c.Shedder.MemoryMax == 0 || c.Shedder.MemoryMax >= 32<<20,
+		"got %s; must be 32MiB or more, or 0B for what the machine has", c.Shedder.MemoryMax)
+	auto := time.Duration(c.Shedder.AutoRules)
+	p.check("shedder.auto_rules", auto == 0 || auto >= time.Second && auto <= 24*time.Hour,
+		"got %s; must be from 1s to 24h, or 0s to propose only", c.Shedder.AutoRules)
 	return p
 }
 
@@ -111,6 +119,11 @@ func (p *problems) tracker(c Tracker) {
 	for _, prefix := range c.BlockPeerIDs {
 		p.check("tracker.block_peer_ids", len(prefix) >= 1 && len(prefix) <= 20, "got %q; must have 1 to 20 bytes, as -XL0019", prefix)
 	}
+}
+
+func (p *problems) budget(key string, b Budget) {
+	p.check(key+".rate", b.Rate >= 0 && b.Rate <= 1_000_000, "got %d; must be from 1 to 1000000, or 0 for no bound", b.Rate)
+	p.check(key+".burst", b.Burst >= 1 && b.Burst <= 1_000_000, "got %d; must be from 1 to 1000000", b.Burst)
 }
 
 func (p *problems) check(key string, ok bool, format string, args ...any) {

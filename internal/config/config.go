@@ -29,6 +29,7 @@ type Config struct {
 	Tracker Tracker `embed:"" prefix:"tracker." group:"Tracker: what clients are told"`
 	WS      WS      `embed:"" prefix:"ws." group:"WebSocket: WebTorrent peers"`
 	Store   Store   `embed:"" prefix:"store." group:"Store: where swarms live"`
+	Shedder Shedder `embed:"" prefix:"shedder." group:"Shedder: what happens when there is too much to do"`
 }
 
 // Log says what is written to stderr.
@@ -126,6 +127,24 @@ type Snapshot struct {
 	Every Duration `name:"every" help:"Time between two snapshots of the swarms; 0s: only at exit."`
 }
 
+// Shedder says what happens when there is too much to do. The defaults need no
+// tuning.
+type Shedder struct {
+	Enabled   bool     `name:"enabled" reload:"restart" help:"Refuse what cannot be served. false: serve whoever comes, until it breaks. Switches and rules hold either way."`
+	Target    Duration `name:"target" reload:"restart" help:"There is overload when half of the requests waited longer than this before they were read."`
+	PerSource Budget   `embed:"" prefix:"per_source."`
+	PerPrefix Budget   `embed:"" prefix:"per_prefix."`
+	MemoryMax Size     `name:"memory_max" reload:"restart" help:"Memory of the process: above 85 % no new WebSockets, above 92 % no new connections. 0B: GOMEMLIMIT, or else nine tenths of what the machine or the cgroup has."`
+	AutoRules Duration `name:"auto_rules" reload:"restart" help:"How long what an attack has in common is blocked by itself in an overload; 0s: it is proposed only."`
+	Firewall  bool     `name:"firewall" reload:"restart" help:"Have the kernel (nftables) drop sources far above their budget in an overload. Needs CAP_NET_ADMIN, and clients that connect directly."`
+}
+
+// Budget is what a source may ask for while there is an overload.
+type Budget struct {
+	Rate  int `name:"rate" reload:"restart" help:"Requests a second in the long run, in an overload; 0: no bound."`
+	Burst int `name:"burst" reload:"restart" help:"Requests at once."`
+}
+
 // Default returns what is used when nothing is given. It serves.
 func Default() Config {
 	return Config{
@@ -168,6 +187,12 @@ func Default() Config {
 				MaxPeersPerSwarm: 200_000,
 			},
 			Snapshot: Snapshot{Every: Duration(5 * time.Minute)},
+		},
+		Shedder: Shedder{
+			Enabled:   true,
+			Target:    Duration(50 * time.Millisecond),
+			PerSource: Budget{Rate: 20, Burst: 200},
+			PerPrefix: Budget{Rate: 200, Burst: 2000},
 		},
 	}
 }

@@ -8,7 +8,7 @@ import (
 )
 
 func TestConnAllocatesNothing(t *testing.T) {
-	for name, cfg := range map[string]Config{"plain": {}, "proxy": {ProxyProtocol: true, Trusted: trustAll}} {
+	for name, cfg := range map[string]Config{"plain": {}, "gated": {Gate: quietGate{newTestGate()}}, "proxy": {ProxyProtocol: true, Trusted: trustAll}} {
 		t.Run(name, func(t *testing.T) {
 			d, _ := open(t, cfg)
 			client := dial(t, d.Addrs()[0])
@@ -38,3 +38,8 @@ func TestConnAllocatesNothing(t *testing.T) {
 		})
 	}
 }
+
+// quietGate keeps nothing.
+type quietGate struct{ *testGate }
+
+func (quietGate) Observe(time.Duration, bool) {}

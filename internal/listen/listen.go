@@ -20,6 +20,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -100,6 +101,10 @@ type Door struct {
 	places chan struct{} // one element an open connection
 	peak   atomic.Int64
 
+	limiting sync.Mutex   // one SetMaxConns at a time
+	withheld atomic.Int64 // places that nobody gets, in places
+	owed     atomic.Int64 // and those that will be withheld when their connection ends
+
 	set          *metrics.Set
 	full         *metrics.Counter
 	acceptErrors *metrics.Counter
@@ -169,10 +174,43 @@ func (d *Door) Close() {
 }
 
 // Conns is how many connections are open now.
-func (d *Door) Conns() int { return len(d.places) }
+func (d *Door) Conns() int { return max(len(d.places)-int(d.withheld.Load()), 0) }
 
 // MaxConns is the bound on Conns.
-func (d *Door) MaxConns() int { return cap(d.places) }
+func (d *Door) MaxConns() int {
+	return cap(d.places) - int(d.withheld.Load()) - int(d.owed.Load())
+}
+
+// SetMaxConns changes the bound, between 1 and Config.MaxConns. Connections that are open stay.
+func (d *Door) SetMaxConns(n int) {
+	d.limiting.Lock()
+	defer d.limiting.Unlock()
+	want := int64(cap(d.places) - min(max(n, 1), cap(d.places)))
+	for d.withheld.Load()+d.owed.Load() < want {
+		select {
+		case d.places <- struct{}{}:
+			d.withheld.Add(1)
+		default:
+			d.owed.Add(1)
+		}
+	}
+	for d.withheld.Load()+d.owed.Load() > want {
+		if !takeOne(&d.owed) {
+			d.withheld.Add(-1)
+			<-d.places
+		}
+	}
+}
+
+// takeOne takes one off n, if there is one.
+func takeOne(n *atomic.Int64) bool {
+	for old := n.Load(); old > 0; old = n.Load() {
+		if n.CompareAndSwap(old, old-1) {
+			return true
+		}
+	}
+	return false
+}
 
 // WriteMetrics writes the door's metrics in Prometheus text format.
 func (d *Door) WriteMetrics(w io.Writer) { d.set.WritePrometheus(w) }
@@ -221,7 +259,7 @@ func (d *Door) enter(closed <-chan struct{}) bool {
 			return false
 		}
 	}
-	for n := int64(len(d.places)); ; {
+	for n := int64(d.Conns()); ; {
 		peak := d.peak.Load()
 		if n <= peak || d.peak.CompareAndSwap(peak, n) {
 			return true
@@ -229,7 +267,13 @@ func (d *Door) enter(closed <-chan struct{}) bool {
 	}
 }
 
-func (d *Door) leave() { <-d.places }
+func (d *Door) leave() {
+	if takeOne(&d.owed) {
+		d.withheld.Add(1)
+		return
+	}
+	<-d.places
+}
 
 // sometimes lets an event be logged once in ten seconds.
 type sometimes struct {

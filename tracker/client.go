@@ -76,6 +76,14 @@ func (p *proxies) add(word string) error {
 
 func (p *proxies) contains(addr netip.Addr) bool { return p.table.Contains(addr) }
 
+// ProxyPrefixes are http.trusted_proxies as they stand now.
+func (t *Tracker) ProxyPrefixes() (prefixes []netip.Prefix) {
+	for p := range t.settings.Load().proxies.table.All() {
+		prefixes = append(prefixes, p)
+	}
+	return prefixes
+}
+
 const (
 	errNoHeader   failure = "the proxy in front of this tracker did not say who you are (tracker's operator: see http.real_ip_header)"
 	errBadAddress failure = "no usable client address"

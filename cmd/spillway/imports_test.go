@@ -14,12 +14,15 @@ func TestImports(t *testing.T) {
 	allowed := map[string][]string{
 		"spillway/tracker/swarm":           {},
 		"spillway/tracker/swarm/swarmtest": {"spillway/tracker/swarm"},
-		"spillway/tracker":                 {"spillway/tracker/swarm", "spillway/internal/logx"},
-		"spillway/wsserver":                {"spillway/tracker/swarm", "spillway/internal/logx"},
+		"spillway/shedder":                 {},
+		"spillway/tracker":                 {"spillway/tracker/swarm", "spillway/shedder", "spillway/internal/logx"},
+		"spillway/wsserver":                {"spillway/tracker/swarm", "spillway/shedder", "spillway/internal/logx"},
 		"spillway/internal/config":         {},
 		"spillway/internal/logx":           {},
 		"spillway/internal/listen":         {"spillway/internal/logx"},
-		"spillway/internal/admin":          {"spillway/internal/logx"},
+		"spillway/internal/admin":          {"spillway/shedder", "spillway/internal/logx"},
+		"spillway/internal/firewall":       {},
+		"spillway/internal/flood":          {},
 		// Tests may look into every room; nobody imports them.
 		"spillway/internal/bench": nil,
 		"spillway/internal/e2e":   nil,

@@ -17,14 +17,17 @@ import (
 
 	"spillway/internal/admin"
 	"spillway/internal/config"
+	"spillway/internal/firewall"
 	"spillway/internal/listen"
 	"spillway/internal/logx"
+	"spillway/shedder"
 	"spillway/tracker"
 	"spillway/tracker/swarm"
 )
 
 type serveCmd struct {
 	config.Config `embed:""`
+	switchFlags   `embed:""`
 }
 
 // Help is shown by serve --help.
@@ -45,7 +48,11 @@ func (c *serveCmd) Run(p *program) error {
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	signal.Notify(hup, syscall.SIGHUP)
 
-	s, err := start(p.src, p.stderr)
+	modes, err := c.modes()
+	if err != nil {
+		return err
+	}
+	s, err := start(p.src, modes, p.stderr)
 	if err != nil {
 		return err
 	}
@@ -61,16 +68,21 @@ type server struct {
 	log     *slog.Logger // never limited
 	started time.Time
 
-	lock      *os.File // holds data_dir while it is open
-	table     *swarm.Table
-	snapshots *snapshots
-	tracker   *tracker.Tracker
-	ws        webSockets
-	maxConns  int
-	certs     *listen.Certs // nil without TLS
-	door      *listen.Door
-	admin     *admin.Server // nil when admin.listen is empty
-	adminDoor *listen.Door
+	lock       *os.File // holds data_dir while it is open
+	table      *swarm.Table
+	snapshots  *snapshots
+	tracker    *tracker.Tracker
+	gate       *shedder.Gate
+	history    admin.History
+	firewall   *firewall.Firewall // nil where it is not wanted, or not to be had
+	ws         webSockets
+	maxConns   int
+	wsMaxConns int
+	autoRules  bool
+	certs      *listen.Certs // nil without TLS
+	door       *listen.Door
+	admin      *admin.Server // nil when admin.listen is empty
+	adminDoor  *listen.Door
 
 	failed chan error     // a listener that ended by itself
 	tasks  sync.WaitGroup // goroutines that end with their context
@@ -80,7 +92,7 @@ type server struct {
 // start does all that can fail, the cheap before the slow, and returns a
 // server that answers. On an error the process is to end: what was begun is
 // not undone.
-func start(src config.Sources, stderr io.Writer) (*server, error) {
+func start(src config.Sources, modes map[shedder.Endpoint]shedder.Mode, stderr io.Writer) (*server, error) {
 	inherited := listen.Inherit()
 	cfg, err := config.Load(src)
 	if err != nil {
@@ -100,17 +112,19 @@ func start(src config.Sources, stderr io.Writer) (*server, error) {
 		MaxPeersPerSwarm: cfg.Store.Memory.MaxPeersPerSwarm,
 	})
 	s.snapshots = newSnapshots(s.table, cfg.DataDir, s.log)
+	s.newGate(modes)
 	if err := s.newWebSockets(); err != nil {
 		return nil, err
 	}
 	trackerCfg := trackerConfig(cfg, s.maxConns)
-	trackerCfg.Upgrade = s.ws.Upgrade
+	trackerCfg.Upgrade, trackerCfg.Gate = s.ws.Upgrade, s.gate
 	if s.tracker, err = tracker.New(trackerCfg, s.table, s.logs.Limited); err != nil {
 		return nil, err
 	}
 	if err := s.open(inherited); err != nil {
 		return nil, err
 	}
+	s.openFirewall()
 	s.serveAdmin()
 	if err := s.snapshots.load(); err != nil {
 		return nil, err
@@ -135,6 +149,8 @@ func (s *server) open(inherited *listen.Inherited) (err error) {
 		Trusted:       s.tracker.Trusted,
 		Certs:         s.certs,
 		Inherited:     inherited,
+		Gate:          s.gate,
+		Early:         s.tracker.Early,
 	}, s.logs.Limited)
 	if err != nil {
 		return err
@@ -208,6 +224,11 @@ func (s *server) run(stop, hup <-chan os.Signal) error {
 	s.tasks.Go(func() { s.table.Run(ctx) })
 	s.tasks.Go(func() { s.tracker.Run(ctx) })
 	s.tasks.Go(func() { s.ws.Run(ctx) })
+	s.tasks.Go(func() { s.gate.Run(ctx) })
+	s.tasks.Go(func() { s.watchGate(ctx) })
+	if s.firewall != nil {
+		s.tasks.Go(func() { s.firewall.Run(ctx) })
+	}
 	every := time.Duration(s.cfg.Store.Snapshot.Every) // read here: a reload changes s.cfg
 	s.tasks.Go(func() { s.snapshots.run(ctx, every) })
 	s.tasks.Go(func() { watchdog(ctx, s.table, s.logs.Limited) })
@@ -269,6 +290,11 @@ func (s *server) stop(cancel context.CancelFunc, why string) error {
 
 	cancel()
 	s.tasks.Wait()
+	if s.firewall != nil {
+		if err := s.firewall.Close(); err != nil {
+			s.log.Warn("table of nftables left behind, its sources expire by themselves", "err", err)
+		}
+	}
 	saved, took, err := s.snapshots.save()
 	if err != nil {
 		return fmt.Errorf("data_dir: last snapshot not written, the one before stays: %w", err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/hex"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +11,8 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 
 	"spillway/internal/admin"
+	"spillway/shedder"
+	"spillway/tracker/swarm"
 )
 
 // adminConfig lets the admin listener see the server. What it shows is read
@@ -19,8 +22,12 @@ func (s *server) adminConfig() admin.Config {
 		Token:       s.cfg.Admin.Token,
 		DataDir:     s.cfg.DataDir,
 		OpenMetrics: s.cfg.Admin.OpenMetrics,
-		Status:      func() any { return s.status() },
-		Metrics:     []func(io.Writer){s.tracker.WriteMetrics, s.writeMetrics, s.snapshots.writeMetrics, s.door.WriteMetrics, s.ws.WriteMetrics},
+		Operator:    operator{s},
+		History:     &s.history,
+		Audit:       s.log,
+		Metrics: []func(io.Writer){
+			s.tracker.WriteMetrics, s.gate.WriteMetrics, s.writeMetrics, s.snapshots.writeMetrics, s.door.WriteMetrics, s.ws.WriteMetrics,
+		},
 	}
 	if host, _, err := net.SplitHostPort(s.cfg.Admin.Listen); err == nil && host != "" {
 		cfg.Hosts = []string{host}
@@ -41,29 +48,19 @@ func (s *server) writeMetrics(w io.Writer) {
 	if s.ws.door != nil {
 		s.ws.door.WriteMetrics(w)
 	}
+	if s.firewall != nil {
+		s.firewall.WriteMetrics(w)
+	}
 }
 
-// status is GET /api/v1/status. Fields may be added.
-type status struct {
-	Version       string     `json:"version"`
-	Started       time.Time  `json:"started"`
-	UptimeSeconds int64      `json:"uptime_seconds"`
-	Listen        []string   `json:"listen"`
-	Conns         int        `json:"conns"`
-	ConnsMax      int        `json:"conns_max"`
-	WebSockets    int        `json:"websockets"`
-	Swarms        int        `json:"swarms"`
-	Seeders       int        `json:"seeders"`
-	Leechers      int        `json:"leechers"`
-	StoreBytes    int64      `json:"store_bytes"`
-	StoreBytesMax int64      `json:"store_bytes_max"`
-	SnapshotAt    *time.Time `json:"snapshot_at"` // null: none written since the start
-	LogDropped    uint64     `json:"log_dropped"`
-}
+// operator shows the server to its operator, and lets it be turned.
+type operator struct{ s *server }
 
-func (s *server) status() status {
+func (o operator) Status() admin.Status {
+	s := o.s
 	swarms := s.table.Stats()
-	st := status{
+	l := s.gate.Load()
+	st := admin.Status{
 		Version:       version(),
 		Started:       s.started,
 		UptimeSeconds: int64(time.Since(s.started).Seconds()),
@@ -71,16 +68,126 @@ func (s *server) status() status {
 		Conns:         s.door.Conns(),
 		ConnsMax:      s.door.MaxConns(),
 		WebSockets:    s.ws.Conns(),
+		WebSocketsMax: s.ws.MaxConns(),
 		Swarms:        swarms.Swarms,
 		Seeders:       swarms.Seeders,
 		Leechers:      swarms.Leechers,
 		StoreBytes:    swarms.Bytes,
 		StoreBytesMax: swarms.MaxBytes,
 		LogDropped:    s.logs.Dropped(),
+		Load: admin.Load{
+			State:           l.State.String(),
+			Why:             l.Why,
+			AgeMS:           float64(l.Age) / float64(time.Millisecond),
+			Capacity:        l.Capacity,
+			IntervalSeconds: int64(l.Interval.Seconds()),
+			Jitter:          l.Jitter,
+			Brownout:        l.Brownout,
+			BrownoutSteps:   l.Steps,
+			Parked:          l.Parked,
+			MemoryBytes:     l.Memory,
+			MemoryMaxBytes:  l.MemMax,
+		},
+	}
+	for e, r := range l.Rates {
+		st.Endpoints = append(st.Endpoints, admin.EndpointLoad{
+			Endpoint: shedder.Endpoint(e).String(),
+			Offered:  r.Offered, Served: r.Served, Shed: r.Shed, OverBudget: r.OverBudget, Refused: r.Refused,
+		})
+		st.Load.Offered += r.Offered
+		st.Load.Served += r.Served
+		st.Load.Shed += r.Shed
+		st.Load.OverBudget += r.OverBudget
+		st.Load.Refused += r.Refused
+	}
+	if st.Load.Offered > 0 {
+		st.Load.Level = 1 - st.Load.Served/st.Load.Offered
 	}
 	if sec := s.snapshots.writtenUnixSec.Load(); sec > 0 {
 		at := time.Unix(sec, 0)
 		st.SnapshotAt = &at
 	}
 	return st
+}
+
+func (o operator) Talkers() admin.Talkers {
+	const most = 20
+	top := o.s.gate.Talkers.Top(most)
+	list := func(talkers []shedder.Talker) (l []admin.Talker) {
+		for _, t := range talkers {
+			l = append(l, admin.Talker{Value: t.Value, Share: t.Share, Usual: t.Usual})
+		}
+		return l
+	}
+	return admin.Talkers{
+		Seconds: int64(top.Seconds), Requests: top.Samples,
+		Sources: list(top.Sources), Prefixes: list(top.Prefixes), UserAgents: list(top.UserAgents),
+		PeerIDs: list(top.PeerIDs), InfoHashes: list(top.InfoHashes),
+	}
+}
+
+func (o operator) Switches() []shedder.SwitchState { return o.s.gate.Switches.All() }
+
+func (o operator) Turn(e shedder.Endpoint, m shedder.Mode, order admin.Order) (shedder.SwitchState, error) {
+	return o.s.gate.Switches.Set(e, m, order.For, order.Reason, order.By)
+}
+
+func (o operator) Blocks() admin.Blocks {
+	b := admin.Blocks{Auto: o.s.autoRules}
+	for _, r := range o.s.gate.Rules.List() {
+		b.Blocks = append(b.Blocks, admin.BlockOf(r))
+	}
+	for _, p := range o.s.gate.Talkers.Proposals() {
+		if !o.s.gate.Rules.Has(p.Kind, p.Value) {
+			b.Proposed = append(b.Proposed, admin.Proposal{Kind: p.Kind.String(), Value: p.Value, Share: p.Share, Usual: p.Usual, Why: p.Why})
+		}
+	}
+	return b
+}
+
+func (o operator) Block(kind shedder.RuleKind, value string, order admin.Order) (shedder.Rule, error) {
+	return o.s.gate.Rules.Add(kind, value, order.For, order.Reason, order.By)
+}
+
+func (o operator) Unblock(kind shedder.RuleKind, value string) (bool, error) {
+	return o.s.gate.Rules.Remove(kind, value)
+}
+
+// The limits that can be moved while the server runs.
+const (
+	limitConns      = "http.max_conns"
+	limitBacklog    = "http.backlog" // no key: the kernel's bound, which the gate lowers in an overload
+	limitWebSockets = "ws.max_conns"
+)
+
+func (o operator) Limits() []admin.Limit {
+	s := o.s
+	return []admin.Limit{
+		{Name: limitConns, Value: int64(s.door.MaxConns()), Min: 1, Max: int64(s.maxConns)},
+		{Name: limitBacklog, Value: int64(s.gate.BacklogLimit()), Min: shedder.MinBacklog, Max: shedder.MaxBacklog},
+		{Name: limitWebSockets, Value: int64(s.ws.MaxConns()), Min: 0, Max: int64(s.wsMaxConns)},
+	}
+}
+
+func (o operator) SetLimit(name string, value int64) error {
+	switch name {
+	case limitConns:
+		o.s.door.SetMaxConns(int(value))
+	case limitBacklog:
+		o.s.gate.SetMaxBacklog(int(value))
+	case limitWebSockets:
+		o.s.ws.SetMaxConns(int(value))
+	default:
+		return fmt.Errorf("limit %q: not one of those listed", name)
+	}
+	return nil
+}
+
+func (o operator) Torrent(infoHash [20]byte) (admin.Torrent, bool) {
+	c := o.s.table.Scrape([]swarm.InfoHash{infoHash}, nil)[0]
+	t := admin.Torrent{
+		InfoHash: hex.EncodeToString(infoHash[:]), Complete: int(c.Complete), Incomplete: int(c.Incomplete),
+		Downloaded: uint64(c.Downloaded), Downloaders: int(c.Downloaders),
+	}
+	return t, c != (swarm.Counts{})
 }

@@ -6,6 +6,7 @@ import (
 
 	"spillway/internal/config"
 	"spillway/internal/listen"
+	"spillway/shedder"
 	"spillway/tracker/swarm"
 	"spillway/wsserver"
 )
@@ -21,16 +22,19 @@ func (s *server) fitConns() (wsMaxConns int) {
 	http, ws := s.cfg.HTTP.MaxConns, s.cfg.WS.MaxConns
 	fits := listen.FitMaxConns(http+ws, "http.max_conns and ws.max_conns", s.log)
 	s.maxConns = min(http, max(fits/2, fits-ws))
-	return fits - s.maxConns
+	s.wsMaxConns = fits - s.maxConns
+	return s.wsMaxConns
 }
 
 // newWebSockets comes before the tracker, which hands handshakes to it.
 func (s *server) newWebSockets() (err error) {
 	refuses := func(infoHash *swarm.InfoHash, peerID *[20]byte) string { return s.tracker.Refuses(infoHash, peerID) }
-	s.ws.Server, err = wsserver.New(wsConfig(s.cfg, s.fitConns(), refuses), s.table, s.logs.Limited)
-	if err != nil {
+	cfg := wsConfig(s.cfg, s.fitConns(), refuses)
+	cfg.Gate = s.gate
+	if s.ws.Server, err = wsserver.New(cfg, s.table, s.logs.Limited); err != nil {
 		return err
 	}
+	s.ws.SetMode(s.gate.Switches.Mode(shedder.WS))
 	// A loop that is flooded keeps one of Go's processors to itself. With one more for each, HTTP has all it had; whose thread
 	// gets a core is the kernel's business, and loops' are nice. Without it p99 of HTTP under a flood was 3 to 9 ms in every
 	// third second (go test -run='^$' -bench=UnderWebSocketFlood ./internal/bench).
@@ -75,6 +79,7 @@ func (s *server) openWebSockets(inherited *listen.Inherited) (err error) {
 		Trusted:       s.tracker.Trusted,
 		Certs:         s.certs,
 		Inherited:     inherited,
+		Gate:          s.gate,
 	}, s.logs.Limited)
 	return err
 }

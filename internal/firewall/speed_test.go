@@ -21,10 +21,9 @@ func many(first, n int) map[netip.Prefix]time.Duration {
 	return batch
 }
 
-// A botnet is dropped in one go, survives a restart of ours, and loses its places to another when its time is over.
+// A botnet is dropped in one go, and stays so over a restart of ours and over somebody's nft flush ruleset.
 func TestManySourcesAreQuick(t *testing.T) {
-	// Each takes 30 ms to a second on a quiet machine; under load the kernel's own work takes longer. What searches a list for each element would not do
-	// with this.
+	// Each takes 30 ms to a second on a quiet machine; under load the kernel's own work takes longer.
 	const most = 15 * time.Second
 	f, s := open(t, Config{AllowLoopback: true})
 	timed := func(what string, do func()) {

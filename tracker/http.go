@@ -273,7 +273,10 @@ func (t *Tracker) handleScrape(ctx *fasthttp.RequestCtx, uri, query, passkey []b
 	// A scrape that is not served is answered with zeros: Transmission counts its failures as failed announces.
 	r := shedder.Request{Endpoint: shedder.Scrape, Class: shedder.Scrapes, Source: addr, Now: ctx.Time(), Alone: ctx.ConnRequestNum() == 1}
 	if verdict := t.gate.Admit(&r); verdict > shedder.Trim || t.gate.Rules.MatchSource(addr) {
-		b.counts = append(b.counts[:0], make([]swarm.Counts, len(b.hashes))...)
+		b.counts = b.counts[:0]
+		for range b.hashes {
+			b.counts = append(b.counts, swarm.Counts{})
+		}
 		t.answerScrape(ctx, b, t.gate.ToldOff())
 		t.metrics.scrapeShed.Inc()
 		return

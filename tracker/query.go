@@ -131,17 +131,7 @@ func parseAnnounce(query []byte, p *announceParams) error {
 }
 
 // class is what the announce says of itself.
-func (p *announceParams) class() shedder.Class {
-	switch {
-	case p.event == swarm.EventStopped, p.event == swarm.EventCompleted:
-		return shedder.Leaving
-	case p.event == swarm.EventStarted:
-		return shedder.Unknown
-	case p.seeder:
-		return shedder.KnownSeeder
-	}
-	return shedder.KnownLeecher
-}
+func (p *announceParams) class() shedder.Class { return classOf(p.event, p.seeder) }
 
 // parseScrape appends the query's info hashes to dst, at most maxScrape of them, and returns it. Those beyond are left
 // out of the answer, as opentracker does at 64.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"spillway/shedder"
+	"spillway/tracker/swarm"
 )
 
 // What an announce is answered that is not served. Measured with the clients (docs/shedding.md): a success without peers and
@@ -102,14 +103,13 @@ func needsPeers(peerID []byte, class shedder.Class) bool {
 const trimmedNumWant = 10
 
 // classOf is what an announce says of itself.
-func classOf(event []byte, seeder bool) shedder.Class {
-	switch string(event) {
-	case "stopped", "completed":
+func classOf(event swarm.Event, seeder bool) shedder.Class {
+	switch {
+	case event == swarm.EventStopped, event == swarm.EventCompleted:
 		return shedder.Leaving
-	case "started":
+	case event == swarm.EventStarted:
 		return shedder.Unknown
-	}
-	if seeder {
+	case seeder:
 		return shedder.KnownSeeder
 	}
 	return shedder.KnownLeecher
@@ -156,7 +156,7 @@ func (t *Tracker) countShed(v shedder.Verdict) {
 // earlyAnnounce is what can be told of an announce before it is parsed.
 type earlyAnnounce struct {
 	query     []byte
-	peerID    [20]byte // as far as it is there
+	peerID    [20]byte
 	class     shedder.Class
 	started   bool
 	client    netip.Addr
@@ -168,7 +168,7 @@ type earlyAnnounce struct {
 func (e *earlyAnnounce) parse(head []byte, s *settings, remote net.Addr) bool {
 	line, headers, _ := bytes.Cut(head, []byte("\r\n"))
 	uri, ok := bytes.CutSuffix(line[len("GET "):], []byte(" HTTP/1.1"))
-	if !ok || len(uri) > maxAnnounceLine {
+	if !ok || len(uri) > maxAnnounceLine || bytes.IndexByte(uri, '\n') >= 0 {
 		return false
 	}
 	path, query, _ := bytes.Cut(uri, []byte("?"))
@@ -176,22 +176,25 @@ func (e *earlyAnnounce) parse(head []byte, s *settings, remote net.Addr) bool {
 		return false
 	}
 	e.query = query
-	var event, left []byte
+	// Of each the first counts, as for parseAnnounce.
+	var event, left, peerID []byte
 	for len(query) > 0 {
 		var key, value []byte
 		key, value, query = nextParam(query)
-		switch string(key) {
-		case "event":
+		switch {
+		case event == nil && string(key) == "event":
 			event = value
-		case "left":
+		case left == nil && string(key) == "left":
 			left = value
-		case "peer_id":
-			if plain, ok := unescape(e.peerID[:0:20], value); !ok || len(plain) != 20 {
-				return false
-			}
+		case peerID == nil && string(key) == "peer_id":
+			peerID = value
 		}
 	}
-	e.class, e.started = classOf(event, string(left) == "0"), string(event) == "started"
+	if decode20(&e.peerID, peerID, errPeerID) != nil {
+		return false
+	}
+	n, ok := parseUint(left, 0)
+	e.class, e.started = classOf(parseEvent(event), ok && n == 0), string(event) == "started"
 
 	addr, proxied := directAddr(remote)
 	proxied = proxied || s.proxies.contains(addr)
@@ -200,8 +203,8 @@ func (e *earlyAnnounce) parse(head []byte, s *settings, remote net.Addr) bool {
 		var line []byte
 		line, headers, _ = bytes.Cut(headers, []byte("\r\n"))
 		name, value, ok := bytes.Cut(line, []byte(":"))
-		if !ok {
-			return false
+		if !ok || bytes.IndexByte(line, '\n') >= 0 {
+			return false // a bare line feed ends a line for some parsers
 		}
 		switch {
 		case proxied && len(name) == len(s.realIPHeader) && equalFold(name, s.realIPHeader):

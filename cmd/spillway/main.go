@@ -28,6 +28,7 @@ type cli struct {
 	File string `name:"config" placeholder:"FILE" env:"SPILLWAY_CONFIG" help:"Configuration file, YAML. None: the defaults."`
 
 	Serve   serveCmd   `cmd:"" help:"Run the tracker."`
+	Ctl     ctlCmd     `cmd:"" help:"Ask and steer a running one: status, switches, blocks, limits; top shows it live."`
 	Config  configCmd  `cmd:"" help:"Print or check a configuration."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
@@ -41,7 +42,8 @@ type program struct {
 
 const description = `Spillway is a BitTorrent tracker.
 
-"spillway serve" starts one, with no configuration needed; it logs the announce URL to paste into torrents.`
+"spillway serve" starts one, with no configuration needed; it logs the announce URL to paste into torrents.
+"spillway ctl status" asks a running one how it fares, "spillway ctl ws off --for 10m" switches WebSockets off.`
 
 func main() { os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)) }
 

@@ -1,0 +1,403 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"spillway/internal/admin"
+	"spillway/internal/config"
+)
+
+// ctlCmd talks to a running spillway by its admin API. It has no other way in: what it can do, a script with the token can.
+//
+// A command passes through ctlCmd.client (where, and with which token), client.call (one request), and says what came of it
+// in one line or a table (ctl_text.go). top draws frames (ctl_frame.go) until it is told to stop (ctl_top.go).
+type ctlCmd struct {
+	Admin     string        `placeholder:"ADDR" help:"Where the admin side listens: HOST:PORT, unix:/path, http://HOST or https://HOST. None: admin.listen of the configuration, which is 127.0.0.1:7070 if nobody set it."`
+	TokenFile string        `placeholder:"FILE" help:"File that holds the admin token. None: $SPILLWAY_ADMIN_TOKEN, admin.token of the configuration, or the file admin.token in data_dir."`
+	JSON      bool          `name:"json" help:"Print what the API answers, as it is."`
+	Timeout   time.Duration `default:"5s" help:"Time one answer may take."`
+
+	Status   ctlStatusCmd `cmd:"" help:"Show how the tracker fares: load, switches, connections, memory."`
+	Top      ctlTopCmd    `cmd:"" help:"The same, live: who asks most as well. Switches WebSockets off at a key."`
+	Announce ctlSwitchCmd `cmd:"" help:"Show or turn the switch of announces over HTTP."`
+	Scrape   ctlSwitchCmd `cmd:"" help:"Show or turn the switch of scrapes over HTTP."`
+	WS       ctlSwitchCmd `cmd:"" name:"ws" help:"Show or turn the switch of WebSockets."`
+	UDP      ctlSwitchCmd `cmd:"" name:"udp" help:"Show or turn the switch of UDP."`
+	Block    ctlBlockCmd  `cmd:"" help:"List what is blocked and what is proposed for it; add, rm, accept."`
+	Limits   ctlLimitsCmd `cmd:"" help:"List the bounds that can be moved while it runs; set one."`
+	Page     ctlPageCmd   `cmd:"" help:"Print the URL of the operator's page. It holds the token."`
+}
+
+// Validate is called by the parser.
+func (c *ctlCmd) Validate() error {
+	if c.Timeout <= 0 {
+		return fmt.Errorf("--timeout: got %s; must be longer than nothing", c.Timeout)
+	}
+	if c.Admin == "" {
+		return nil
+	}
+	_, err := parsePlace(c.Admin)
+	return err
+}
+
+// change is the body of a PUT.
+type change struct {
+	Mode   string `json:"mode,omitempty"`
+	For    string `json:"for,omitempty"`
+	Reason string `json:"reason,omitempty"`
+}
+
+type ctlStatusCmd struct {
+	ExitCode bool `help:"Exit with 3 if the state is not calm."`
+}
+
+func (cmd *ctlStatusCmd) Run(p *program, c *ctlCmd) error {
+	client, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	st, raw, err := ask[admin.Status](client, http.MethodGet, "status", nil)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		err = writeRaw(p.stdout, raw)
+	} else {
+		err = writeLines(p.stdout, statusLines(&st, time.Now(), p.colour()))
+	}
+	if err == nil && cmd.ExitCode && st.Load.State != "calm" {
+		os.Exit(3) // run knows 0, 1 and 2; this answer is status's own
+	}
+	return err
+}
+
+// ctlSwitchCmd is the same for each endpoint, whose name is the command's.
+type ctlSwitchCmd struct {
+	Mode   string          `arg:"" optional:"" help:"on, reject-new, drain or off. None: show how it stands."`
+	For    config.Duration `placeholder:"TIME" help:"Goes back to on by itself after this time, as 10m or 1d. None: stays until somebody turns it."`
+	Reason string          `placeholder:"TEXT" help:"Why, for whoever looks at it next."`
+}
+
+// switchModes are what a switch can be turned to.
+var switchModes = []string{"on", "reject-new", "drain", "off"}
+
+// Help is shown by ctl ws --help.
+func (ctlSwitchCmd) Help() string {
+	return `reject-new: open WebSockets stay, new ones are refused. drain: open ones are closed over a minute. off: at once. ` +
+		`For announces, scrapes and UDP the three are the same: requests are answered politely and not served. ` +
+		`It is on disk before this command returns, and survives a restart.`
+}
+
+// Validate is called by the parser.
+func (cmd *ctlSwitchCmd) Validate() error {
+	switch {
+	case cmd.Mode == "" && (cmd.For != 0 || cmd.Reason != ""):
+		return errors.New("--for and --reason go with a mode: " + orList(switchModes))
+	case cmd.Mode == "on" && cmd.For != 0:
+		return errors.New("--for goes with a mode that ends, not with on")
+	case cmd.Mode == "":
+		return nil
+	}
+	return knownWord("mode", cmd.Mode, switchModes)
+}
+
+func (cmd *ctlSwitchCmd) Run(p *program, c *ctlCmd, parsed *kong.Context) error {
+	endpoint := parsed.Selected().Name
+	client, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	if cmd.Mode == "" {
+		return showSwitch(p, c, client, endpoint)
+	}
+	s, raw, err := client.turn(endpoint, change{cmd.Mode, forText(cmd.For), cmd.Reason})
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return writeRaw(p.stdout, raw)
+	}
+	_, err = fmt.Fprintln(p.stdout, turnedText(&s, time.Duration(cmd.For), time.Now())+client.socketsAfter(s))
+	return err
+}
+
+// turn turns one switch.
+func (c *client) turn(endpoint string, to change) (admin.Switch, []byte, error) {
+	return ask[admin.Switch](c, http.MethodPut, "switches/"+endpoint, to)
+}
+
+// socketsAfter says what becomes of the WebSockets that are open. It is asked after the switch has turned, which must not
+// wait for it, and an answer that does not come is no error.
+func (c *client) socketsAfter(s admin.Switch) string {
+	if s.Endpoint != "ws" || s.Mode == "on" {
+		return ""
+	}
+	st, _, err := ask[admin.Status](c, http.MethodGet, "status", nil)
+	switch {
+	case err != nil:
+		return ""
+	case st.WebSockets == 0:
+		return "; no WebSocket is open"
+	case s.Mode == "reject-new":
+		return fmt.Sprintf("; %s WebSockets stay open", count(int64(st.WebSockets)))
+	case s.Mode == "drain":
+		return fmt.Sprintf("; %s WebSockets are being closed over a minute", count(int64(st.WebSockets)))
+	}
+	return fmt.Sprintf("; %s WebSockets are being closed", count(int64(st.WebSockets)))
+}
+
+func showSwitch(p *program, c *ctlCmd, client *client, endpoint string) error {
+	all, _, err := ask[admin.Switches](client, http.MethodGet, "switches", nil)
+	if err != nil {
+		return err
+	}
+	for _, s := range all.Switches {
+		if s.Endpoint != endpoint {
+			continue
+		}
+		if c.JSON {
+			return writeJSON(p.stdout, s)
+		}
+		_, err := fmt.Fprintln(p.stdout, switchText(&s, time.Now()))
+		return err
+	}
+	return fmt.Errorf("the spillway at %s has no switch %q; is it older than this program?", client.place, endpoint)
+}
+
+type ctlBlockCmd struct {
+	List   ctlBlockListCmd   `cmd:"" default:"1" help:"List the blocks and the proposals. The default."`
+	Add    ctlBlockAddCmd    `cmd:"" help:"Block requests that match."`
+	Rm     ctlBlockRmCmd     `cmd:"" help:"Remove a block."`
+	Accept ctlBlockAcceptCmd `cmd:"" help:"Make a block of a proposal."`
+}
+
+type ctlBlockListCmd struct{}
+
+func (ctlBlockListCmd) Run(p *program, c *ctlCmd) error {
+	client, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	blocks, raw, err := ask[admin.Blocks](client, http.MethodGet, "blocks", nil)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return writeRaw(p.stdout, raw)
+	}
+	return writeLines(p.stdout, blockLines(&blocks, time.Now(), p.colour()))
+}
+
+// blockKinds are what a block can look at.
+var blockKinds = []string{"info-hash", "peer-id", "user-agent", "source"}
+
+// blockTarget is what a block is known by.
+type blockTarget struct {
+	Kind  string `arg:"" help:"info-hash, peer-id, user-agent or source."`
+	Value string `arg:"" help:"40 hex digits; a prefix of peer ids, or the word random; a prefix of user agents; an address or CIDR. %XX stands for a byte that is not printable."`
+}
+
+// Validate is called by the parser, of the commands that embed t.
+func (t *blockTarget) Validate() error { return knownWord("kind", t.Kind, blockKinds) }
+
+type ctlBlockAddCmd struct {
+	blockTarget
+	For    config.Duration `placeholder:"TIME" help:"Ends by itself after this time, as 1h. None: stays until it is removed."`
+	Reason string          `placeholder:"TEXT" help:"Why, for whoever looks at it next."`
+}
+
+func (cmd *ctlBlockAddCmd) Run(p *program, c *ctlCmd) error {
+	client, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	return addBlock(p, c, client, cmd.blockTarget, change{For: forText(cmd.For), Reason: cmd.Reason})
+}
+
+func addBlock(p *program, c *ctlCmd, client *client, t blockTarget, with change) error {
+	b, raw, err := ask[admin.Block](client, http.MethodPut, t.path(), with)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return writeRaw(p.stdout, raw)
+	}
+	_, err = fmt.Fprintln(p.stdout, blockedText(&b, time.Now()))
+	return err
+}
+
+type ctlBlockRmCmd struct{ blockTarget }
+
+func (cmd *ctlBlockRmCmd) Run(p *program, c *ctlCmd) error {
+	client, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	_, raw, err := ask[struct{}](client, http.MethodDelete, cmd.path(), nil)
+	var refused *refusedError
+	if errors.As(err, &refused) && refused.code == http.StatusNotFound {
+		return fmt.Errorf(`no such block: %s %s; "spillway ctl block" lists those there are`, cmd.Kind, clean(cmd.Value))
+	}
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return writeRaw(p.stdout, raw)
+	}
+	_, err = fmt.Fprintf(p.stdout, "%s %s is not blocked any more\n", cmd.Kind, clean(cmd.Value))
+	return err
+}
+
+type ctlBlockAcceptCmd struct {
+	ID     string          `arg:"" help:"The proposal, by the ID that ctl block shows."`
+	For    config.Duration `placeholder:"TIME" default:"1h" help:"Ends by itself after this time; 0s: stays until it is removed."`
+	Reason string          `placeholder:"TEXT" help:"Why. None: what the proposal says."`
+}
+
+func (cmd *ctlBlockAcceptCmd) Run(p *program, c *ctlCmd) error {
+	client, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	blocks, _, err := ask[admin.Blocks](client, http.MethodGet, "blocks", nil)
+	if err != nil {
+		return err
+	}
+	for _, proposed := range blocks.Proposed {
+		if proposalID(&proposed) != strings.ToLower(cmd.ID) {
+			continue
+		}
+		reason := cmd.Reason
+		if reason == "" {
+			reason = cut(clean("proposed: "+proposed.Why), maxReasonRunes)
+		}
+		return addBlock(p, c, client, blockTarget{proposed.Kind, proposed.Value}, change{For: forText(cmd.For), Reason: reason})
+	}
+	return fmt.Errorf(`no proposal %q now; "spillway ctl block" lists those there are`, cmd.ID)
+}
+
+// maxReasonRunes keeps a reason of ours within the 200 bytes the API takes, in any script.
+const maxReasonRunes = 60
+
+// proposalID names a proposal. It comes from what is proposed and not from its place in the list, which may have moved since
+// the operator looked: accepting the wrong one would lock people out.
+func proposalID(p *admin.Proposal) string {
+	sum := sha256.Sum256([]byte(p.Kind + "\x00" + p.Value))
+	return hex.EncodeToString(sum[:3])
+}
+
+type ctlLimitsCmd struct {
+	List ctlLimitsListCmd `cmd:"" default:"1" help:"List them. The default."`
+	Set  ctlLimitsSetCmd  `cmd:"" help:"Move one. It is forgotten at a restart: the configuration has the lasting value."`
+}
+
+type ctlLimitsListCmd struct{}
+
+func (ctlLimitsListCmd) Run(p *program, c *ctlCmd) error {
+	client, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	limits, raw, err := ask[admin.Limits](client, http.MethodGet, "limits", nil)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return writeRaw(p.stdout, raw)
+	}
+	return writeLines(p.stdout, limitLines(limits.Limits, p.colour()))
+}
+
+type ctlLimitsSetCmd struct {
+	Name  string `arg:"" help:"As http.max_conns."`
+	Value int64  `arg:"" help:"A whole number."`
+}
+
+func (cmd *ctlLimitsSetCmd) Run(p *program, c *ctlCmd) error {
+	client, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	limits, _, err := ask[admin.Limits](client, http.MethodGet, "limits", nil)
+	if err != nil {
+		return err
+	}
+	var names []string
+	was := int64(0)
+	for _, l := range limits.Limits {
+		names = append(names, l.Name)
+		if l.Name == cmd.Name {
+			was = l.Value
+		}
+	}
+	if err := knownWord("limit", cmd.Name, names); err != nil {
+		return err
+	}
+	l, raw, err := ask[admin.Limit](client, http.MethodPut, "limits/"+cmd.Name, map[string]int64{"value": cmd.Value})
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return writeRaw(p.stdout, raw)
+	}
+	_, err = fmt.Fprintf(p.stdout, "%s is %s (was %s), until the next restart\n", clean(l.Name), count(l.Value), count(was))
+	return err
+}
+
+type ctlPageCmd struct{}
+
+// Run asks nothing: the URL is right even while the tracker is not there.
+func (ctlPageCmd) Run(p *program, c *ctlCmd) error {
+	client, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	url, note := client.page()
+	if c.JSON {
+		return writeJSON(p.stdout, map[string]string{"url": url})
+	}
+	if _, err := fmt.Fprintln(p.stdout, url); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(p.stderr, note)
+	return err
+}
+
+// forText is d as the API takes it; zero is not sent.
+func forText(d config.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return d.String()
+}
+
+// colour reports whether to use colours: on a terminal, unless the operator does not want any (no-color.org).
+func (p *program) colour() bool {
+	f, ok := p.stdout.(*os.File)
+	return ok && isTerminal(f) && p.getenv("NO_COLOR") == "" && p.getenv("TERM") != "dumb"
+}
+
+func (p *program) getenv(name string) string {
+	value := ""
+	for _, e := range p.src.Environ {
+		if n, v, _ := strings.Cut(e, "="); n == name {
+			value = v
+		}
+	}
+	return value
+}
+
+func writeLines(w io.Writer, lines []string) error {
+	_, err := io.WriteString(w, strings.Join(lines, "\n")+"\n")
+	return err
+}

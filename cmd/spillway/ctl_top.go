@@ -1,0 +1,367 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"spillway/internal/admin"
+)
+
+const topEvery = time.Second
+
+type ctlTopCmd struct{}
+
+// Help is shown by ctl top --help.
+func (ctlTopCmd) Help() string {
+	return "Keys: q quits, w switches WebSockets off or on after a question, 1 to 5 and tab change what talkers are told apart by. " +
+		"Where there is no terminal, one frame is printed."
+}
+
+func (ctlTopCmd) Run(p *program, c *ctlCmd) error {
+	if c.JSON {
+		return fmt.Errorf(`--json: top has no JSON; "spillway ctl status --json" has`)
+	}
+	client, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	t := &top{client: client, view: view{place: client.place.text, colour: p.colour()}}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	// What is wrong is better said on the operator's own screen than on one that vanishes.
+	first := client.look(ctx)
+	if first.err != nil {
+		return first.err
+	}
+	t.view.offered, t.view.served, t.view.shed = client.lastMinute(ctx)
+	t.take(first)
+
+	out, ok := p.stdout.(*os.File)
+	if !ok || !isTerminal(out) {
+		lines := frame(&t.view, 80, 40)
+		return writeLines(p.stdout, trimBlank(lines[:len(lines)-1])) // there are no keys here
+	}
+	return t.run(ctx, os.Stdin, out)
+}
+
+// top is ctl top while it runs. Its fields belong to the goroutine in run.
+type top struct {
+	client *client
+	view   view
+	ask    *change // what y would do
+	tasks  sync.WaitGroup
+	done   chan string // what came of a change; holds one
+}
+
+// look is what is heard in one look at the tracker.
+type look struct {
+	at      time.Time
+	status  admin.Status
+	talkers admin.Talkers
+	blocks  admin.Blocks
+	err     error
+}
+
+func (c *client) look(ctx context.Context) look {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	var l look
+	if l.status, _, l.err = askContext[admin.Status](ctx, c, http.MethodGet, "status", nil); l.err != nil {
+		return l
+	}
+	if l.talkers, _, l.err = askContext[admin.Talkers](ctx, c, http.MethodGet, "talkers", nil); l.err != nil {
+		return l
+	}
+	l.blocks, _, l.err = askContext[admin.Blocks](ctx, c, http.MethodGet, "blocks", nil)
+	l.at = time.Now()
+	return l
+}
+
+// lastMinute is what the tracker remembers, so that the curves do not begin with nothing. Without an answer they do.
+func (c *client) lastMinute(ctx context.Context) (offered, served, shed curve) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	history, _, err := askContext[struct {
+		StepSeconds int                  `json:"step_seconds"`
+		Series      map[string][]float64 `json:"series"`
+	}](ctx, c, http.MethodGet, "history", nil)
+	if err != nil {
+		return nil, nil, nil
+	}
+	seconds := func(name string) (points curve) {
+		for _, v := range history.Series[name] {
+			for range min(max(history.StepSeconds, 1), sparkPoints) {
+				points.push(v)
+			}
+		}
+		return points
+	}
+	return seconds("offered"), seconds("served"), seconds("shed")
+}
+
+// take puts what was heard into the view.
+func (t *top) take(l look) {
+	v := &t.view
+	if l.err != nil {
+		v.trouble = l.err.Error()
+		for _, c := range []*curve{&v.offered, &v.served, &v.shed} {
+			c.push(math.NaN())
+		}
+		return
+	}
+	v.trouble, v.heard, v.now = "", l.at, l.at
+	v.status, v.talkers, v.blocks = l.status, l.talkers, l.blocks
+	load := &l.status.Load
+	v.offered.push(load.Offered)
+	v.served.push(load.Served)
+	v.shed.push(load.Shed + load.OverBudget + load.Refused)
+}
+
+// run draws until q, a signal or an error, and leaves the terminal as it was.
+func (t *top) run(ctx context.Context, in, out *os.File) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer t.tasks.Wait()
+	defer cancel()
+	keys, looks := make(chan []byte), make(chan look)
+	t.done = make(chan string, 1)
+	if isTerminal(in) {
+		restore, err := rawMode(in)
+		if err != nil {
+			return fmt.Errorf("top: terminal: %w", err)
+		}
+		t.tasks.Go(func() { readKeys(ctx, in, keys) })
+		defer func() {
+			cancel()
+			for range keys { // until it reads no more: what is typed next is for the shell
+			}
+			restore()
+		}()
+	}
+	t.tasks.Go(func() { t.client.lookOften(ctx, looks) })
+	resized := make(chan os.Signal, 1)
+	signal.Notify(resized, unix.SIGWINCH)
+	defer signal.Stop(resized)
+
+	// The alternate screen, no cursor, no wrapping at the edge: xterm's private modes 1049, 25 and 7.
+	const enter, leave = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
+	if _, err := io.WriteString(out, enter); err != nil {
+		return err
+	}
+	defer func() { _, _ = io.WriteString(out, leave) }()
+	clock := time.NewTicker(topEvery)
+	defer clock.Stop()
+	for {
+		if err := t.draw(out); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case l := <-looks:
+			t.take(l)
+		case <-clock.C:
+		case <-resized:
+		case message := <-t.done:
+			t.view.message = message
+		case key, ok := <-keys:
+			if !ok || t.press(ctx, key) {
+				return nil
+			}
+		}
+	}
+}
+
+func (t *top) draw(out *os.File) error {
+	t.view.now = time.Now()
+	width, height := terminalSize(out)
+	var b strings.Builder
+	b.WriteString("\x1b[H")
+	for i, text := range frame(&t.view, width, height) {
+		if i > 0 {
+			b.WriteString("\r\n")
+		}
+		b.WriteString(text + "\x1b[0m\x1b[K")
+	}
+	b.WriteString("\x1b[J")
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+// press handles what one read of the keyboard gave, and reports whether it is time to quit. What comes in one read with the
+// key that asks is no answer: it was pasted.
+func (t *top) press(ctx context.Context, keys []byte) (quit bool) {
+	for len(keys) > 0 {
+		k, n := keys[0], 1
+		if k == 0x1b {
+			n = escapeLen(string(keys)) // an arrow or the like; alone it says no
+			if n == 2 && keys[1] == 'O' && len(keys) > 2 {
+				n = 3 // F2 is ESC O Q, and no Q
+			}
+		}
+		keys = keys[n:]
+		if n > 1 {
+			continue
+		}
+		if t.view.question != "" {
+			t.answer(ctx, k == 'y' || k == 'Y')
+			continue
+		}
+		t.view.message = ""
+		switch {
+		case k == 'q' || k == 'Q':
+			return true
+		case k == '\t':
+			t.view.dimension = (t.view.dimension + 1) % len(dimensions)
+		case k >= '1' && int(k-'1') < len(dimensions):
+			t.view.dimension = int(k - '1')
+		case k == 'w' || k == 'W':
+			t.askWS()
+			return false
+		}
+	}
+	return false
+}
+
+func (t *top) answer(ctx context.Context, yes bool) {
+	t.view.question, t.view.message = "", "nothing switched"
+	if yes {
+		t.turnWS(ctx, *t.ask)
+	}
+}
+
+func (t *top) askWS() {
+	for _, sw := range t.view.status.Switches {
+		if sw.Endpoint != "ws" {
+			continue
+		}
+		if sw.Mode == "on" {
+			t.ask = &change{Mode: "off", Reason: "ctl top"}
+			t.view.question = fmt.Sprintf("switch WebSockets off, until somebody switches them on? %s are open", count(int64(t.view.status.WebSockets)))
+			return
+		}
+		t.ask = &change{Mode: "on"}
+		t.view.question = fmt.Sprintf("switch WebSockets on? They are %s", sw.Mode)
+		return
+	}
+}
+
+// turnWS does not wait: the screen goes on, and says later what came of it.
+func (t *top) turnWS(ctx context.Context, to change) {
+	t.view.message = "switching WebSockets " + to.Mode + " ..."
+	t.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.client.timeout) // q must not take it back
+		defer cancel()
+		message := ""
+		sw, _, err := askContext[admin.Switch](ctx, t.client, http.MethodPut, "switches/ws", to)
+		if err != nil {
+			message = "not switched: " + err.Error()
+		} else {
+			message = turnedText(&sw, 0, time.Now())
+		}
+		select {
+		case <-t.done: // nobody has read it, and it is older
+		default:
+		}
+		select {
+		case t.done <- message:
+		default:
+		}
+	})
+}
+
+// lookOften looks each second, or as often as answers come.
+func (c *client) lookOften(ctx context.Context, looks chan<- look) {
+	ticker := time.NewTicker(topEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		l := c.look(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case looks <- l:
+		}
+	}
+}
+
+// readKeys sends what is typed until ctx ends or the terminal is gone; then it closes keys.
+func readKeys(ctx context.Context, in *os.File, keys chan<- []byte) {
+	defer close(keys)
+	fds := []unix.PollFd{{Fd: int32(in.Fd()), Events: unix.POLLIN}}
+	buf := make([]byte, 64)
+	for ctx.Err() == nil {
+		n, err := unix.Poll(fds, 100) // ms: so long may the end take
+		if n == 0 || err == unix.EINTR || ctx.Err() != nil {
+			continue
+		}
+		if err == nil {
+			n, err = unix.Read(int(in.Fd()), buf)
+		}
+		if err == unix.EINTR || err == unix.EAGAIN {
+			continue
+		}
+		if err != nil || n <= 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case keys <- append([]byte(nil), buf[:n]...):
+		}
+	}
+}
+
+// rawMode makes keys come one by one, unseen. Ctrl-C still ends; Ctrl-Z, Ctrl-\ and Ctrl-S, which would leave the terminal
+// half dressed, are keys like others.
+func rawMode(tty *os.File) (restore func(), err error) {
+	fd := int(tty.Fd())
+	was, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return nil, err
+	}
+	raw := *was
+	raw.Lflag &^= unix.ICANON | unix.ECHO
+	raw.Iflag &^= unix.IXON
+	raw.Cc[unix.VMIN], raw.Cc[unix.VTIME] = 1, 0
+	raw.Cc[unix.VSUSP], raw.Cc[unix.VQUIT] = 0, 0 // _POSIX_VDISABLE
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &raw); err != nil {
+		return nil, err
+	}
+	// TCSETSF forgets what was typed and not read, which was meant for us and not for the shell.
+	return func() { _ = unix.IoctlSetTermios(fd, unix.TCSETSF, was) }, nil
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// terminalSize is 80x24 where the terminal does not know.
+func terminalSize(f *os.File) (width, height int) {
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil || size.Col == 0 || size.Row == 0 {
+		return 80, 24
+	}
+	return int(size.Col), int(size.Row)
+}
+
+func trimBlank(lines []string) []string {
+	for len(lines) > 0 && lines[len(lines)-1] == "" {
+		lines = lines[:len(lines)-1]
+	}
+	return lines
+}

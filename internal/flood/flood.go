@@ -1,0 +1,217 @@
+// Package flood loads a tracker open loop: requests are due at times fixed in advance, whatever becomes of the earlier ones, and
+// latency counts from when a request was due. So a server that stalls for a second is charged with all that was due in it, and
+// not with the few requests that happened to be on the way (the mistake called coordinated omission).
+//
+// The way of one request: schedule.next says when it is due; worker.dueNow draws its side and queues it; worker.dispatch gives it
+// a connection and worker.send writes it; worker.readable reads the reply and classify judges it; worker.record counts it, in the
+// phase and the tenth of a second in which it was due. A request that finds no connection within Config.Patience is counted as
+// unsent: it was offered, and it was not served.
+//
+// A worker is one thread with connections of its own, raw system calls and no allocation while it runs. It sleeps only when nothing
+// is due for a while, and it counts the requests that left late for want of its own CPU: a result with many of those says more
+// about the generator than about the tracker.
+//
+// It refuses targets that are not on this machine (checkTarget). Linux only.
+package flood
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// Mode is what a flood is made of.
+type Mode string
+
+// The modes.
+const (
+	KeepAlive   Mode = "keepalive"    // announces on a pool of kept connections, as a CDN's
+	Close       Mode = "close"        // a connection for each announce, as clients do
+	WSHandshake Mode = "ws-handshake" // a connection and an upgrade, aborted when it is answered
+	WSMessage   Mode = "ws-message"   // small announces on open WebSockets, every eighth message is junk
+	WSOffers    Mode = "ws-offers"    // announces with offers, all in one swarm
+	WSSlow      Mode = "ws-slow"      // the same, and every second socket never reads what the others' bring it
+)
+
+// Modes lists them all.
+var Modes = []Mode{KeepAlive, Close, WSHandshake, WSMessage, WSOffers, WSSlow}
+
+// onSockets tells whether messages are sent on open WebSockets.
+func (m Mode) onSockets() bool { return m == WSMessage || m == WSOffers || m == WSSlow }
+
+// Where a request says that it comes from.
+const (
+	SourceReal   = "real"   // each connection is bound to an address of its own
+	SourceHeader = "header" // in Config.Header, as behind a proxy
+)
+
+// Config is one flood. The zero value of a field means its default.
+type Config struct {
+	Name   string // of the run, for reports
+	Target netip.AddrPort
+	Path   string // /announce
+	Mode   Mode   // KeepAlive
+
+	Rate      float64 // requests a second where the profile says 1
+	Profile   Profile // 10s@1
+	PeakConns int     // connections of FindPeak, 64: they keep a core busy and make no queue
+
+	Conns   int   // kept connections or sockets, or the most that are open at once; 1,000
+	Threads int   // 1
+	Cores   []int // one for each thread; none: any
+	First   bool  // the threads go before all others (SCHED_FIFO; needs root)
+	Idle    bool  // the threads get what others leave (SCHED_IDLE)
+
+	Good     time.Duration // a reply is good within this of its due time; 200 ms
+	Patience time.Duration // a request waits this long for a connection; 200 ms. Negative: not at all
+	Timeout  time.Duration // a connection without a reply is given up after this; 5 s
+	GoodKey  string        // the key that a served reply has and a shed one has not; "external ip"
+
+	Source    string       // SourceReal
+	Header    string       // X-Forwarded-For
+	Bind      netip.Prefix // of the addresses; 127.0.0.0/8, or 10.0.0.0/8 in a header
+	Honest    int          // addresses that honest requests come from; 10,000
+	Attackers int          // addresses that attack requests come from; 0
+	Share     float64      // of attack requests, where the profile does not say; 0.9 if there are attackers
+
+	RandomPeerIDs bool // of attackers
+	Torrents      int  // 1,000
+	Offers        int  // of a WebSocket announce; 0: 5 to 10
+	Seed          uint64
+
+	Progress func(Progress) // called once a second from another goroutine; may be nil
+}
+
+// What a flood may be at most.
+const (
+	maxDuration = 10 * time.Minute
+	maxRate     = 2e6
+	maxConns    = 100_000
+	maxThreads  = 64
+)
+
+// complete fills in the defaults and refuses what makes no sense.
+func (c *Config) complete() error {
+	def := func(b bool, set func()) {
+		if b {
+			set()
+		}
+	}
+	def(c.Path == "", func() { c.Path = "/announce" })
+	def(c.Mode == "", func() { c.Mode = KeepAlive })
+	def(len(c.Profile) == 0, func() { c.Profile = Profile{{Duration: 10 * time.Second, Multiple: 1, Share: -1}} })
+	def(c.PeakConns == 0, func() { c.PeakConns = 64 })
+	def(c.Conns == 0, func() { c.Conns = 1000 })
+	def(c.Threads == 0, func() { c.Threads = 1 })
+	def(c.Good == 0, func() { c.Good = 200 * time.Millisecond })
+	def(c.Patience == 0, func() { c.Patience = 200 * time.Millisecond })
+	def(c.Timeout == 0, func() { c.Timeout = 5 * time.Second })
+	def(c.GoodKey == "", func() { c.GoodKey = "external ip" })
+	def(c.Source == "", func() { c.Source = SourceReal })
+	def(c.Header == "", func() { c.Header = "X-Forwarded-For" })
+	def(c.Honest == 0, func() { c.Honest = 10_000 })
+	def(c.Attackers > 0 && c.Share == 0, func() { c.Share = 0.9 })
+	def(c.Attackers == 0, func() { c.Share = 0 })
+	def(c.Torrents == 0, func() { c.Torrents = 1000 })
+	def(!c.Bind.IsValid() && c.Source == SourceReal, func() { c.Bind = netip.MustParsePrefix("127.0.0.0/8") })
+	def(!c.Bind.IsValid(), func() { c.Bind = netip.MustParsePrefix("10.0.0.0/8") })
+
+	bad := func(format string, args ...any) error { return fmt.Errorf("flood: "+format, args...) }
+	known := false
+	for _, m := range Modes {
+		known = known || m == c.Mode
+	}
+	switch {
+	case !known:
+		return bad("mode %q: must be one of %v", c.Mode, Modes)
+	case c.Source != SourceReal && c.Source != SourceHeader:
+		return bad("source %q: must be %s or %s", c.Source, SourceReal, SourceHeader)
+	case !strings.HasPrefix(c.Path, "/") || strings.ContainsAny(c.Path, " ?\r\n"):
+		return bad("path %q: must begin with / and have no query", c.Path)
+	case strings.ContainsAny(c.Header, " :\r\n"):
+		return bad("header %q: must be a name", c.Header)
+	case c.Rate < 0 || c.Rate > maxRate:
+		return bad("rate %g: must be from 0 to %g", c.Rate, float64(maxRate))
+	case c.Conns < 1 || c.Conns > maxConns:
+		return bad("conns %d: must be from 1 to %d", c.Conns, maxConns)
+	case c.PeakConns < 1 || c.PeakConns > maxConns:
+		return bad("peak conns %d: must be from 1 to %d", c.PeakConns, maxConns)
+	case c.Threads < 1 || c.Threads > min(maxThreads, c.Conns):
+		return bad("threads %d: must be from 1 to %d and not above conns", c.Threads, maxThreads)
+	case len(c.Cores) > 0 && len(c.Cores) < c.Threads:
+		return bad("%d cores for %d threads: name one for each, or none", len(c.Cores), c.Threads)
+	case c.Good < 0 || c.Timeout < 0 || c.Timeout > time.Minute || c.Patience > time.Minute:
+		return bad("good, patience and timeout must be within a minute")
+	case c.Honest < 1 || c.Attackers < 0 || c.Torrents < 1:
+		return bad("honest and torrents must be 1 or more, attackers 0 or more")
+	case c.Source == SourceReal && c.Target.Addr().Is4() && c.Target.Addr().IsLoopback() != c.Bind.Addr().IsLoopback():
+		return bad("source addresses from %s do not reach %s; bind others (ip route add local 10.0.0.0/8 dev lo makes them ours), or use a header", c.Bind, c.Target.Addr())
+	case c.Share < 0 || c.Share > 1:
+		return bad("share %g: must be from 0 to 1", c.Share)
+	case c.Offers < 0 || c.Offers > maxOffers:
+		return bad("offers %d: must be from 0 to %d", c.Offers, maxOffers)
+	case c.Profile.Total() > maxDuration:
+		return bad("profile of %s: must be within %s", c.Profile.Total(), maxDuration)
+	}
+	if err := c.Profile.check(c.Rate); err != nil {
+		return err
+	}
+	if _, err := newAddresses(c.Bind, c.Honest+c.Attackers); err != nil {
+		return err
+	}
+	return checkTarget(c.Target)
+}
+
+// FindPeak is what the target serves a second when a few connections ask as fast as they are answered, closed loop, for d; the
+// first fifth is not counted. Only replies that are served count, however late.
+func FindPeak(ctx context.Context, c Config, d time.Duration) (float64, error) {
+	if err := c.complete(); err != nil {
+		return 0, err
+	}
+	if c.Mode.onSockets() {
+		return 0, errors.New("flood: a peak can be found of connections only, not of WebSocket messages; give a rate")
+	}
+	c.Conns = min(c.Conns, c.PeakConns)
+	c.Threads = min(c.Threads, c.Conns)
+	c.Attackers, c.Share, c.Progress = 0, 0, nil
+	c.Profile = Profile{{Duration: d / 5, Multiple: 1}, {Duration: d - d/5, Multiple: 1}}
+	r, err := run(ctx, c, true)
+	if err != nil {
+		return 0, fmt.Errorf("find peak: %w", err)
+	}
+	counted := r.Phases[1]
+	peak := float64(counted.Honest.Good+counted.Honest.Late) / (counted.To - counted.From)
+	if peak <= 0 {
+		return 0, fmt.Errorf("find peak: %s served nothing in %s: %s", c.Target, d, counted.Honest)
+	}
+	return peak, nil
+}
+
+// Run floods the target. When ctx ends early the result is what there was until then.
+func Run(ctx context.Context, c Config) (*Result, error) {
+	if err := c.complete(); err != nil {
+		return nil, err
+	}
+	if c.Rate == 0 {
+		return nil, errors.New("flood: rate is 0; give one, or find the peak first")
+	}
+	return run(ctx, c, false)
+}
+
+// run is one flood, or the closed loop that finds the peak.
+func run(ctx context.Context, c Config, closedLoop bool) (*Result, error) {
+	if err := raiseFileLimit(c.Conns + 64 + 4*c.Threads); err != nil {
+		return nil, err
+	}
+	// A worker holds its processor; what else runs here needs one too.
+	if procs := runtime.GOMAXPROCS(0); procs <= c.Threads {
+		runtime.GOMAXPROCS(c.Threads + 1)
+		defer runtime.GOMAXPROCS(procs)
+	}
+	team := newTeam(c, closedLoop)
+	return team.run(ctx)
+}

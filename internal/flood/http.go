@@ -1,0 +1,504 @@
+package flood
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// place is one connection, or room for one.
+type place struct {
+	fd         int32
+	generation uint32
+	state      placeState
+	queued     bool  // it is in the ring of those that can be used; when it is taken from there it may be no more
+	got        int32 // of a reply that came in parts
+	source     int32 // of a kept connection
+	side       uint8
+	prev, next int32 // in flight
+	since      int64 // when it was asked, or when it may be opened
+	req        request
+}
+
+type placeState uint8
+
+const (
+	shut placeState = iota
+	connecting
+	idle
+	asked
+	answered // of a connection for one request: the server has yet to close it
+)
+
+const none = int32(-1)
+
+// flight is a list of places in the order of their since.
+type flight struct{ first, last int32 }
+
+func (f *flight) push(places []place, i int32) {
+	p := &places[i]
+	p.prev, p.next = f.last, none
+	if f.last != none {
+		places[f.last].next = i
+	} else {
+		f.first = i
+	}
+	f.last = i
+}
+
+func (f *flight) remove(places []place, i int32) {
+	p := &places[i]
+	if p.prev != none {
+		places[p.prev].next = p.next
+	} else {
+		f.first = p.next
+	}
+	if p.next != none {
+		places[p.next].prev = p.prev
+	} else {
+		f.last = p.prev
+	}
+}
+
+// httpEngine has kept connections, which are idle or asked and opened again when they end, or one for each request.
+type httpEngine struct {
+	*worker
+	to         *remote
+	keep       bool
+	upgrade    bool // requests are WebSocket handshakes
+	places     []place
+	flight     flight // connecting, asked, answered
+	usable     [sides]ring[int32]
+	reopen     ring[int32]
+	connecting int
+	opened     int
+	unanswered int // requests
+	scratch    []byte
+	partial    []byte // maxReply+1 of each place; the kernel gives memory to those in use
+}
+
+const (
+	connectingAtOnce = 256
+	openAtOnce       = 16 // in a turn of the loop, so that no request waits for it
+	reopenAfter      = int64(500 * time.Millisecond)
+	partialBytes     = maxReply + 1024
+	interest         = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP
+	endEvents        = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
+)
+
+func newHTTPEngine(w *worker) *httpEngine {
+	c := &w.cfg
+	n := perWorker(c.Conns, w.id, c.Threads)
+	e := &httpEngine{
+		worker: w, to: newRemote(c.Target), keep: c.Mode == KeepAlive, upgrade: c.Mode == WSHandshake, places: make([]place, n),
+		flight: flight{none, none}, reopen: newRing[int32](n), scratch: make([]byte, 64<<10), partial: make([]byte, n*partialBytes),
+	}
+	w.split = e.keep && c.Source == SourceReal && c.Attackers > 0
+	for i := range e.usable {
+		e.usable[i] = newRing[int32](n)
+	}
+	attackers := 0
+	if w.split {
+		attackers = min(max(int(float64(n)*c.Share+0.5), 1), n-1)
+	}
+	for i := range e.places {
+		p := &e.places[i]
+		p.fd = none
+		if i < attackers {
+			p.side = attack
+		}
+		// The worker's own share of the addresses, each as often as any other.
+		p.source = int32(e.sourceOf(p.side, i*c.Threads+w.id))
+		if e.keep {
+			e.reopen.push(int32(i))
+		} else {
+			e.setUsable(int32(i))
+		}
+	}
+	return e
+}
+
+// perWorker is the share of worker i of all of them.
+func perWorker(all, i, of int) int { return (all - i + of - 1) / of }
+
+// sourceOf is one of a side's sources: any number will do.
+func (w *worker) sourceOf(side uint8, n int) int {
+	if side == attack {
+		return w.cfg.Honest + n%w.cfg.Attackers
+	}
+	return n % w.cfg.Honest
+}
+
+func (w *worker) drawSource(side uint8) int {
+	return w.sourceOf(side, int(w.rnd.next()>>33))
+}
+
+func (e *httpEngine) setUsable(i int32) {
+	if p := &e.places[i]; !p.queued {
+		p.queued = true
+		e.usable[e.line(p.side)].push(i)
+	}
+}
+
+// take is a place that can be used now, none if there is none.
+func (e *httpEngine) take(line int) int32 {
+	want := shut
+	if e.keep {
+		want = idle
+	}
+	for q := &e.usable[line]; q.n > 0; {
+		i := q.pop()
+		p := &e.places[i]
+		p.queued = false
+		if p.state == want {
+			return i
+		}
+	}
+	return none
+}
+
+func (e *httpEngine) free() int { return max(e.usable[0].n-e.queues[0].n, 0) }
+
+func (e *httpEngine) busy() bool { return e.unanswered > 0 }
+
+func (e *httpEngine) open() (n, want int) {
+	if !e.keep {
+		return 0, 0
+	}
+	return e.opened, len(e.places)
+}
+
+func (e *httpEngine) dispatch(now int64) {
+	for line := range e.queues {
+		for q := &e.queues[line]; q.n > 0; {
+			i := e.take(line)
+			if i == none && !e.keep {
+				i = e.evict(now)
+			}
+			if i == none {
+				break
+			}
+			if e.keep {
+				e.ask(i, q.pop(), now)
+			} else {
+				e.connect(i, q.pop(), now)
+			}
+		}
+	}
+}
+
+// evict makes room, where none is left, by giving up the oldest connection if its request cannot be good any more: who floods
+// does not wait for the timeout of what he sent before.
+func (e *httpEngine) evict(now int64) int32 {
+	i := e.flight.first
+	if i == none {
+		return none
+	}
+	if p := &e.places[i]; p.state != answered && now-p.req.due <= int64(e.cfg.Good) {
+		return none
+	}
+	e.fail(i, timedOut, now)
+	return e.take(0)
+}
+
+// keepOpen opens kept connections that are not.
+func (e *httpEngine) keepOpen(now int64) {
+	for range openAtOnce {
+		if e.reopen.n == 0 || e.connecting >= connectingAtOnce || e.places[e.reopen.first()].since > now {
+			return
+		}
+		e.connect(e.reopen.pop(), request{}, now)
+	}
+}
+
+// connect begins to; of a connection for one request, that is sent as soon as it can be.
+func (e *httpEngine) connect(i int32, r request, now int64) {
+	p := &e.places[i]
+	if !e.keep {
+		p.req, p.source = r, int32(e.drawSource(r.side))
+		e.unanswered++
+	}
+	var from [4]byte
+	if e.cfg.Source == SourceReal {
+		from = e.requests.sources.at(int(p.source))
+	} else if e.cfg.Target.Addr().IsLoopback() {
+		from = [4]byte{127, 1, byte(uint32(i) >> 8), byte(i)} // a proxy has many addresses too, for its ports
+	}
+	fd, errno := e.to.dial(from)
+	p.fd, p.state, p.since, p.got = fd, connecting, now, 0
+	e.connecting++
+	e.flight.push(e.places, i)
+	if errno == 0 {
+		if errno = e.poller.add(fd, i, p.generation, interest); errno == 0 {
+			if !e.keep {
+				e.sendFirst(i, now)
+			}
+			return
+		}
+	}
+	switch errno {
+	case unix.ECONNREFUSED:
+		e.fail(i, refused, now)
+	case unix.ECONNRESET, unix.ETIMEDOUT:
+		e.fail(i, reset, now)
+	default:
+		e.local(errno)
+		e.fail(i, unsent, now)
+	}
+}
+
+// sendFirst sends the request of a connection that was opened for it, if it is open.
+func (e *httpEngine) sendFirst(i int32, now int64) {
+	p := &e.places[i]
+	n, errno := send(p.fd, e.render(p))
+	switch {
+	case errno == unix.EAGAIN:
+		return // not connected yet
+	case errno != 0 || n < len(e.requests.buf):
+		e.fail(i, connectOutcome(errno), now)
+		return
+	}
+	e.connecting--
+	p.state = asked
+	e.tally.leave(p.req)
+}
+
+func connectOutcome(errno unix.Errno) outcome {
+	if errno == unix.ECONNREFUSED {
+		return refused
+	}
+	return reset
+}
+
+func (e *httpEngine) render(p *place) []byte {
+	source := int(p.source)
+	if e.keep && e.requests.header != "" {
+		source = e.drawSource(p.req.side)
+	}
+	if e.upgrade {
+		return e.requests.upgrade(source)
+	}
+	return e.requests.announce(source)
+}
+
+// ask sends a request on an idle connection.
+func (e *httpEngine) ask(i int32, r request, now int64) {
+	p := &e.places[i]
+	p.req, p.state, p.since, p.got = r, asked, now, 0
+	e.flight.push(e.places, i)
+	e.unanswered++
+	n, errno := send(p.fd, e.render(p))
+	if errno != 0 || n < len(e.requests.buf) {
+		e.fail(i, reset, now)
+		return
+	}
+	e.tally.leave(r)
+}
+
+func (e *httpEngine) ready(i int32, generation, events uint32, now int64) {
+	p := &e.places[i]
+	if p.generation != generation {
+		return
+	}
+	if p.state == connecting {
+		switch {
+		case events&(unix.EPOLLERR|unix.EPOLLHUP) != 0:
+			_, errno := recv(p.fd, e.scratch)
+			e.fail(i, connectOutcome(errno), now)
+			return
+		case events&unix.EPOLLOUT == 0:
+			return
+		case e.keep:
+			e.connecting--
+			e.opened++
+			e.flight.remove(e.places, i)
+			p.state = idle
+			e.setUsable(i)
+		default:
+			e.sendFirst(i, now)
+		}
+	}
+	if events&(unix.EPOLLIN|endEvents) != 0 && p.generation == generation {
+		e.readable(i, events&endEvents != 0, now)
+	}
+}
+
+// readable reads all there is: the poll is edge-triggered. A reply in one piece, as nearly all are, is judged where it was read.
+func (e *httpEngine) readable(i int32, ended bool, now int64) {
+	p := &e.places[i]
+	own := e.partial[int(i)*partialBytes : int(i+1)*partialBytes]
+	for {
+		into := e.scratch
+		if p.got > 0 {
+			into = own[p.got:]
+		}
+		n, errno := recv(p.fd, into)
+		switch {
+		case errno == unix.EAGAIN:
+			return
+		case errno != 0:
+			e.fail(i, reset, now)
+			return
+		case n == 0:
+			e.end(i, own[:p.got], now)
+			return
+		}
+		data := into[:n]
+		if p.got > 0 {
+			data = own[:int(p.got)+n]
+		}
+		switch p.state {
+		case idle:
+			e.fail(i, malformed, now) // nobody asked
+			return
+		case asked:
+			if o := e.judge(data, false); o != pending {
+				if e.finish(i, o, now); p.state == shut {
+					return
+				}
+			} else if len(data) >= partialBytes {
+				e.fail(i, malformed, now)
+				return
+			} else {
+				if p.got == 0 {
+					copy(own, data)
+				}
+				p.got = int32(len(data))
+			}
+		}
+		if !ended && n < len(into) {
+			return
+		}
+	}
+}
+
+func (e *httpEngine) judge(b []byte, ended bool) outcome {
+	if e.upgrade {
+		return classifyUpgrade(b, ended)
+	}
+	return classify(b, e.key, ended)
+}
+
+// finish counts an answer. A kept connection is free for the next request; another is waited for until the server closes it, as a
+// client does that reads to the end: so the server is the first to close, and TIME_WAIT is its own.
+func (e *httpEngine) finish(i int32, o outcome, now int64) {
+	p := &e.places[i]
+	e.record(p.req, o, now)
+	e.unanswered--
+	p.got = 0
+	switch {
+	case e.keep && o != malformed:
+		e.flight.remove(e.places, i)
+		p.state = idle
+		e.setUsable(i)
+	case !e.keep && !e.upgrade:
+		p.state = answered
+	default:
+		p.state = answered // it has been counted
+		e.shutPlace(i, true, now)
+	}
+}
+
+// end is the server's.
+func (e *httpEngine) end(i int32, rest []byte, now int64) {
+	p := &e.places[i]
+	if p.state == asked {
+		o := e.judge(rest, true)
+		if o == pending {
+			o = reset
+		}
+		e.record(p.req, o, now)
+		e.unanswered--
+		p.state = answered
+	}
+	e.shutPlace(i, false, now)
+}
+
+// fail counts the request on the way, if there is one, and closes.
+func (e *httpEngine) fail(i int32, o outcome, now int64) {
+	p := &e.places[i]
+	if p.state == asked || p.state == connecting && !e.keep {
+		e.record(p.req, o, now)
+		e.unanswered--
+	}
+	if p.state == connecting {
+		p.since = now + reopenAfter
+	} else {
+		p.since = now
+	}
+	e.shutPlace(i, true, now)
+}
+
+func (e *httpEngine) shutPlace(i int32, abort bool, now int64) {
+	p := &e.places[i]
+	switch p.state {
+	case idle:
+		e.opened--
+	case connecting:
+		e.connecting--
+		e.flight.remove(e.places, i)
+	default:
+		if e.keep {
+			e.opened--
+		}
+		e.flight.remove(e.places, i)
+	}
+	if p.fd != none {
+		if abort {
+			abortFD(p.fd)
+		} else {
+			closeFD(p.fd)
+		}
+	}
+	failed := p.state == connecting
+	p.fd, p.state, p.got = none, shut, 0
+	p.generation++
+	if !e.keep {
+		e.setUsable(i)
+		return
+	}
+	if !failed {
+		p.since = now
+		e.tally.reopened++
+	}
+	e.reopen.push(i)
+}
+
+// expire gives up connections that have brought nothing within the timeout.
+func (e *httpEngine) expire(now int64) (next int64) {
+	next = never
+	if e.reopen.n > 0 && e.connecting < connectingAtOnce {
+		next = e.places[e.reopen.first()].since
+	}
+	for i := e.flight.first; i != none; i = e.flight.first {
+		if at := e.places[i].since + int64(e.cfg.Timeout); at > now {
+			return min(next, at)
+		}
+		e.fail(i, timedOut, now)
+	}
+	return next
+}
+
+func (e *httpEngine) giveUp(now int64) {
+	for i := range e.places {
+		if p := &e.places[i]; p.state == asked || p.state == connecting && !e.keep {
+			e.record(p.req, timedOut, now)
+		}
+	}
+	e.unanswered = 0
+}
+
+func (e *httpEngine) shift(by int64) {
+	for i := range e.places {
+		e.places[i].since -= by
+	}
+}
+
+func (e *httpEngine) close() {
+	for i := range e.places {
+		if fd := e.places[i].fd; fd != none {
+			abortFD(fd)
+		}
+	}
+	closeFD(e.poller.fd)
+}

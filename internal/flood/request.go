@@ -1,0 +1,176 @@
+package flood
+
+import (
+	"encoding/binary"
+	"strconv"
+)
+
+// InfoHash is the info hash of torrent n. They look random, as real ones do.
+func InfoHash(n int) (h [20]byte) {
+	r := random(n)
+	var word [8]byte
+	for i := 0; i < len(h); i += 4 {
+		binary.LittleEndian.PutUint64(word[:], r.next())
+		copy(h[i:], word[:4])
+	}
+	return h
+}
+
+// client is how one program announces. A query is before, info hash, peerID, then the rest in its own order.
+type client struct {
+	peerID string // its beginning
+	agent  string
+	rest   func(b []byte, a *announce) []byte
+}
+
+// The parameters and their order are the clients' own: libtorrent's src/http_tracker_connection.cpp (qBittorrent and Deluge),
+// Transmission's libtransmission/announcer-http.cc, aria2's src/DefaultBtAnnounce.cc.
+var clients = []client{
+	{"-qB4520-", "qBittorrent/4.5.2", libtorrentRest},
+	{"-TR3000-", "Transmission/3.00", transmissionRest},
+	{"A2-1-36-0-", "aria2/1.36.0", aria2Rest},
+	{"-DE203s-", "Deluge/2.0.3 libtorrent/1.1.14.0", libtorrentRest},
+}
+
+// attacker is what all attack requests look like.
+var attacker = client{"-FL0001-", "flood/1.0", libtorrentRest}
+
+// announce is what one says, besides the torrent.
+type announce struct {
+	port  int
+	left  int64
+	key   uint32
+	event string
+}
+
+func libtorrentRest(b []byte, a *announce) []byte {
+	b = strconv.AppendInt(append(b, "&port="...), int64(a.port), 10)
+	b = strconv.AppendInt(append(b, "&uploaded=0&downloaded=0&left="...), a.left, 10)
+	b = appendHex32(append(b, "&corrupt=0&key="...), a.key)
+	b = appendEvent(b, a.event)
+	return append(b, "&numwant=50&compact=1&no_peer_id=1&supportcrypto=1&redundant=0"...)
+}
+
+func transmissionRest(b []byte, a *announce) []byte {
+	b = strconv.AppendInt(append(b, "&port="...), int64(a.port), 10)
+	b = strconv.AppendInt(append(b, "&uploaded=0&downloaded=0&left="...), a.left, 10)
+	b = appendHex32(append(b, "&numwant=50&key="...), a.key)
+	b = append(b, "&compact=1&supportcrypto=1"...)
+	return appendEvent(b, a.event)
+}
+
+func aria2Rest(b []byte, a *announce) []byte {
+	b = strconv.AppendInt(append(b, "&uploaded=0&downloaded=0&left="...), a.left, 10)
+	b = appendHex32(append(b, "&compact=1&key="...), a.key)
+	b = append(b, "&numwant=50&no_peer_id=1"...)
+	b = strconv.AppendInt(append(b, "&port="...), int64(a.port), 10)
+	b = appendEvent(b, a.event)
+	return append(b, "&supportcrypto=1"...)
+}
+
+func appendEvent(b []byte, event string) []byte {
+	if event == "" {
+		return b
+	}
+	return append(append(b, "&event="...), event...)
+}
+
+const hexDigits = "0123456789abcdef"
+
+func appendHex32(b []byte, v uint32) []byte {
+	for shift := 28; shift >= 0; shift -= 4 {
+		b = append(b, hexDigits[v>>shift&15])
+	}
+	return b
+}
+
+// requests renders announces, each in the same buffer.
+type requests struct {
+	path, host string
+	header     string // that the source goes in; "" for none
+	close      bool
+	torrents   int
+	randomIDs  bool // of attackers
+	sources    addresses
+	honest     int // sources 0 to honest-1; attackers' come after
+	rnd        *random
+	words      announce // of the one being rendered
+	buf        []byte
+}
+
+// torrentsEach are what one source has: a client that announced every torrent there is would be stored in all of them.
+const torrentsEach = 4
+
+// announce renders one of a source. What the source is, which client, with which torrents and at which port, is its own for ever;
+// what it says is drawn: nine of ten requests are periodic.
+func (r *requests) announce(source int) []byte {
+	self := mix(uint64(source)*0x9e3779b97f4a7c15 + 1)
+	c := &clients[self%uint64(len(clients))]
+	attack := source >= r.honest
+	if attack {
+		c = &attacker
+	}
+	draw := r.rnd.next()
+	a := &r.words
+	*a = announce{port: 10_000 + int(self>>8%50_000), key: uint32(self >> 32)}
+	if self>>24%10 >= 3 { // three of ten seed
+		a.left = 1 << 20
+	}
+	switch kind := draw % 100; {
+	case kind < 4:
+		a.event = "started"
+	case kind < 8:
+		a.event = "stopped"
+	case kind < 10:
+		a.event, a.left = "completed", 0
+	}
+	torrent := int(mix(self+draw>>32%torrentsEach) % uint64(r.torrents))
+
+	b := append(r.buf[:0], "GET "...)
+	b = append(append(b, r.path...), "?info_hash="...)
+	for _, x := range InfoHash(torrent) {
+		b = append(b, '%', hexDigits[x>>4], hexDigits[x&15])
+	}
+	b = append(b, "&peer_id="...)
+	if attack && r.randomIDs {
+		for x, n := r.rnd.next(), 0; n < 20; n++ {
+			if n == 10 {
+				x = r.rnd.next()
+			}
+			b = append(b, '%', hexDigits[x>>4&15], hexDigits[x&15])
+			x = x>>6 | x<<58
+		}
+	} else {
+		b = append(b, c.peerID...)
+		for x, n := mix(self), len(c.peerID); n < 20; n++ {
+			b = append(b, 'a'+byte(x%26))
+			x = x>>5 | x<<59
+		}
+	}
+	b = c.rest(b, a)
+	b = append(append(append(b, " HTTP/1.1\r\nHost: "...), r.host...), "\r\nUser-Agent: "...)
+	b = append(append(b, c.agent...), "\r\nAccept-Encoding: gzip\r\n"...)
+	if r.header != "" {
+		b = append(append(b, r.header...), ": "...)
+		b = append(appendAddr(b, r.sources.at(source)), "\r\n"...)
+	}
+	if r.close {
+		b = append(b, "Connection: close\r\n"...)
+	}
+	r.buf = append(b, "\r\n"...)
+	return r.buf
+}
+
+// upgrade renders a WebSocket handshake as Chromium writes it, less what says nothing to a tracker.
+func (r *requests) upgrade(source int) []byte {
+	b := append(append(r.buf[:0], "GET / HTTP/1.1\r\nHost: "...), r.host...)
+	b = append(b, "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nOrigin: https://webtorrent.io\r\nSec-WebSocket-Version: 13\r\n"+
+		"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36\r\n"+
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"...)
+	if r.header != "" {
+		b = append(append(b, r.header...), ": "...)
+		b = append(appendAddr(b, r.sources.at(source)), "\r\n"...)
+	}
+	r.buf = append(b, "\r\n"...)
+	return r.buf
+}

@@ -2,9 +2,12 @@
 //
 // A request passes, in order:
 //
-//	Server.handle   the Host header on loopback, then the path
-//	Server.allow    the bearer token, for all but /healthz, /readyz and / (and /metrics if the operator opened it)
-//	handleMetrics, handleStatus, ...
+//	Server.handle        the Host header on loopback, then the path
+//	Server.allow         the bearer token, for all but /healthz, /readyz and the page (and /metrics if the operator opened it)
+//	Server.allowChange   for PUT and DELETE: content type, origin, rate
+//	handleMetrics, turn, block, ...
+//
+// The page at / is a client of the API like any other: it has no way of its own into the program.
 package admin
 
 import (
@@ -15,6 +18,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,8 +44,12 @@ type Config struct {
 	// Hosts are accepted in the Host header on loopback, besides localhost and loopback addresses.
 	Hosts []string
 
-	// Status gives what /api/v1/status answers, as encoding/json sees it. It is called once a request, by several goroutines.
-	Status func() any
+	// Operator is what the API shows and turns.
+	Operator Operator
+	History  *History // nil: an empty one
+
+	// Audit gets a line for each change. It must not drop any.
+	Audit *slog.Logger
 
 	// Metrics write their part of /metrics in Prometheus text format, HELP and TYPE lines anywhere before a name's first sample.
 	// They may share metric names if their labels differ.
@@ -58,13 +66,21 @@ type Server struct {
 	http  *fasthttp.Server
 	token [sha256.Size]byte // hashed, so that comparing takes the same time whatever the length
 
-	ready     atomic.Bool
-	badTokens bucket
+	op    Operator
+	audit *slog.Logger
+	files map[string]file // the page, by path
 
-	set        *metrics.Set
-	requests   *metrics.Counter
-	authErrors *metrics.Counter
-	hostErrors *metrics.Counter
+	ready      atomic.Bool
+	badTokens  bucket
+	changeRate bucket
+	changing   sync.Mutex // one change at a time, so that what a change is from is true
+
+	set            *metrics.Set
+	requests       *metrics.Counter
+	authErrors     *metrics.Counter
+	hostErrors     *metrics.Counter
+	changes        *metrics.Counter
+	changesRefused *metrics.Counter
 }
 
 // New checks cfg and finds or makes the token. The server is not ready until SetReady.
@@ -85,9 +101,17 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	}
 
 	s := &Server{cfg: cfg, log: log, token: sha256.Sum256([]byte(token)), set: metrics.NewSet()}
+	s.op, s.audit, s.files = cfg.Operator, cfg.Audit, pageFiles()
+	if s.audit == nil {
+		s.audit = log
+	}
+	s.badTokens.perSecond, s.badTokens.burst = 10, 10
+	s.changeRate.perSecond, s.changeRate.burst = changesPerSecond, changesBurst
 	s.requests = s.set.NewCounter("spillway_admin_requests_total")
 	s.authErrors = s.set.NewCounter("spillway_admin_auth_errors_total")
 	s.hostErrors = s.set.NewCounter("spillway_admin_host_errors_total")
+	s.changes = s.set.NewCounter("spillway_admin_changes_total")
+	s.changesRefused = s.set.NewCounter("spillway_admin_changes_refused_total")
 	s.set.NewGauge("spillway_ready", func() float64 {
 		if s.ready.Load() {
 			return 1

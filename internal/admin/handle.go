@@ -3,61 +3,153 @@ package admin
 import (
 	"crypto/sha256"
 	"crypto/subtle"
-	_ "embed"
+	"encoding/hex"
 	"encoding/json"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/valyala/fasthttp"
 	"github.com/valyala/fasthttp/pprofhandler"
 )
 
-//go:embed index.html
-var indexHTML []byte
+// route is what is at a path. A method without a function is not allowed there.
+type route struct {
+	open             bool // without the token
+	get, put, delete func(*fasthttp.RequestCtx)
+}
 
 // handle is one request. It never redirects and sets no cookie: a browser gains nothing a script has not.
 func (s *Server) handle(ctx *fasthttp.RequestCtx) {
+	defer s.recover(ctx)
 	s.requests.Inc()
-	ctx.Response.Header.Set("Cache-Control", "no-store")
-	ctx.Response.Header.Set("X-Content-Type-Options", "nosniff")
+	header := &ctx.Response.Header
+	header.Set("Cache-Control", "no-store")
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Content-Security-Policy", pagePolicy)
+	header.Set("Cross-Origin-Opener-Policy", "same-origin")
+	header.Set("Cross-Origin-Resource-Policy", "same-origin")
+	header.Set("Referrer-Policy", "no-referrer")
 	if !s.hostAllowed(ctx) {
 		s.hostErrors.Inc()
 		refuse(ctx, fasthttp.StatusMisdirectedRequest, "unknown Host header; ask for localhost or 127.0.0.1")
 		return
 	}
-
-	var handler func(*fasthttp.RequestCtx)
-	open := false
-	switch path := string(ctx.Path()); path {
-	case "/":
-		handler, open = handleIndex, true
-	case "/healthz":
-		handler, open = handleHealth, true
-	case "/readyz":
-		handler, open = s.handleReady, true
-	case "/metrics":
-		handler, open = s.handleMetrics, s.cfg.OpenMetrics
-	case "/api/v1/status":
-		handler = s.handleStatus
-	default:
-		if !strings.HasPrefix(path, "/debug/pprof/") {
-			refuse(ctx, fasthttp.StatusNotFound, "no such path; / lists what is here")
-			return
-		}
-		handler = pprofhandler.PprofHandler
-	}
-	if !open && !s.allow(ctx) {
+	r, ok := s.route(ctx)
+	if !ok {
+		refuse(ctx, fasthttp.StatusNotFound, "no such path; docs/operator-page.md lists what is here")
 		return
 	}
-	if !ctx.IsGet() && !ctx.IsHead() {
-		ctx.Response.Header.Set("Allow", "GET, HEAD")
-		refuse(ctx, fasthttp.StatusMethodNotAllowed, "only GET and HEAD are known here")
+	if !r.open && !s.allow(ctx) {
+		return
+	}
+	var handler func(*fasthttp.RequestCtx)
+	switch {
+	case ctx.IsGet(), ctx.IsHead():
+		handler = r.get
+	case ctx.IsPut():
+		handler = r.put
+	case ctx.IsDelete():
+		handler = r.delete
+	}
+	if handler == nil {
+		allowed := r.methods()
+		header.Set("Allow", allowed)
+		refuse(ctx, fasthttp.StatusMethodNotAllowed, "only "+strings.ReplaceAll(allowed, ", ", " and ")+" are known here")
+		return
+	}
+	if !ctx.IsGet() && !ctx.IsHead() && !s.allowChange(ctx) {
 		return
 	}
 	handler(ctx)
+}
+
+func (r *route) methods() string {
+	var methods []string
+	if r.get != nil {
+		methods = append(methods, "GET", "HEAD")
+	}
+	if r.put != nil {
+		methods = append(methods, "PUT")
+	}
+	if r.delete != nil {
+		methods = append(methods, "DELETE")
+	}
+	return strings.Join(methods, ", ")
+}
+
+// route finds what is at the request's path. Values of blocks may hold escaped slashes and dots, so that path is taken as it came.
+func (s *Server) route(ctx *fasthttp.RequestCtx) (route, bool) {
+	path := string(ctx.Path())
+	if f, ok := s.files[path]; ok {
+		return route{open: true, get: f.serve}, true
+	}
+	switch path {
+	case "/healthz":
+		return route{open: true, get: handleHealth}, true
+	case "/readyz":
+		return route{open: true, get: s.handleReady}, true
+	case "/metrics":
+		return route{open: s.cfg.OpenMetrics, get: s.handleMetrics}, true
+	}
+	if strings.HasPrefix(path, "/debug/pprof/") {
+		return route{get: pprofhandler.PprofHandler}, true
+	}
+	if rest, ok := strings.CutPrefix(string(ctx.URI().PathOriginal()), "/api/v1/blocks/"); ok {
+		kind, value, _ := strings.Cut(rest, "/")
+		change := func(ctx *fasthttp.RequestCtx) { s.block(ctx, kind, value) }
+		return route{put: change, delete: change}, true
+	}
+	rest, ok := strings.CutPrefix(path, "/api/v1/")
+	if !ok {
+		return route{}, false
+	}
+	return s.apiRoute(strings.Cut(rest, "/"))
+}
+
+// apiRoute finds what is below /api/v1/.
+func (s *Server) apiRoute(noun, name string, named bool) (route, bool) {
+	if named {
+		switch noun {
+		case "switches":
+			return route{put: func(ctx *fasthttp.RequestCtx) { s.turn(ctx, name) }}, true
+		case "limits":
+			return route{put: func(ctx *fasthttp.RequestCtx) { s.setLimit(ctx, name) }}, true
+		case "torrents":
+			return route{get: func(ctx *fasthttp.RequestCtx) { s.handleTorrent(ctx, name) }}, true
+		}
+		return route{}, false
+	}
+	var answer func() any
+	switch noun {
+	case "status":
+		answer = s.status
+	case "switches":
+		answer = func() any { return Switches{s.switches()} }
+	case "blocks":
+		answer = s.blocks
+	case "talkers":
+		answer = s.talkers
+	case "limits":
+		answer = func() any { return Limits{listOf(s.op.Limits())} }
+	case "history":
+		answer = s.history
+	default:
+		return route{}, false
+	}
+	return route{get: func(ctx *fasthttp.RequestCtx) { writeJSON(ctx, answer()) }}, true
+}
+
+// recover keeps the tracker alive when the operator's listener has a bug: it is looked at when things are bad already.
+func (s *Server) recover(ctx *fasthttp.RequestCtx) {
+	if v := recover(); v != nil {
+		s.log.Error("BUG: an admin request panicked", "path", string(ctx.Path()), "panic", v, "stack", string(debug.Stack()))
+		ctx.Response.Reset()
+		refuse(ctx, fasthttp.StatusInternalServerError, "internal error; the log has it")
+		ctx.SetConnectionClose()
+	}
 }
 
 // hostAllowed guards against DNS rebinding: a web page whose own name an attacker points at 127.0.0.1 sends that name as Host.
@@ -106,11 +198,6 @@ func (s *Server) allow(ctx *fasthttp.RequestCtx) bool {
 	return false
 }
 
-func handleIndex(ctx *fasthttp.RequestCtx) {
-	ctx.SetContentType("text/html; charset=utf-8")
-	ctx.Response.SetBodyRaw(indexHTML)
-}
-
 // handleHealth answers 200 as long as the process answers at all.
 func handleHealth(ctx *fasthttp.RequestCtx) { ctx.SetBodyString("ok\n") }
 
@@ -123,12 +210,60 @@ func (s *Server) handleReady(ctx *fasthttp.RequestCtx) {
 	ctx.SetBodyString("ready\n")
 }
 
-func (s *Server) handleStatus(ctx *fasthttp.RequestCtx) {
-	var status any = struct{}{}
-	if s.cfg.Status != nil {
-		status = s.cfg.Status()
+func (s *Server) status() any {
+	st := s.op.Status()
+	st.Listen = listOf(st.Listen)
+	st.Load.BrownoutSteps = listOf(st.Load.BrownoutSteps)
+	st.Switches = s.switches()
+	st.Endpoints = listOf(st.Endpoints)
+	return st
+}
+
+func (s *Server) switches() []Switch {
+	list := []Switch{}
+	for _, state := range s.op.Switches() {
+		list = append(list, switchOf(state))
 	}
-	writeJSON(ctx, status)
+	return list
+}
+
+func (s *Server) blocks() any {
+	b := s.op.Blocks()
+	b.Blocks, b.Proposed = listOf(b.Blocks), listOf(b.Proposed)
+	return b
+}
+
+func (s *Server) talkers() any {
+	t := s.op.Talkers()
+	for _, list := range []*[]Talker{&t.Sources, &t.Prefixes, &t.UserAgents, &t.PeerIDs, &t.InfoHashes} {
+		*list = listOf(*list)
+	}
+	return t
+}
+
+func (s *Server) history() any {
+	if s.cfg.History == nil {
+		return &History{}
+	}
+	return s.cfg.History
+}
+
+func (s *Server) handleTorrent(ctx *fasthttp.RequestCtx, name string) {
+	var hash [20]byte
+	if len(name) != 2*len(hash) {
+		refuse(ctx, fasthttp.StatusBadRequest, "hash: must be an info hash of 40 hex digits")
+		return
+	}
+	if _, err := hex.Decode(hash[:], []byte(name)); err != nil {
+		refuse(ctx, fasthttp.StatusBadRequest, "hash: must be an info hash of 40 hex digits")
+		return
+	}
+	t, ok := s.op.Torrent(hash)
+	if !ok {
+		refuse(ctx, fasthttp.StatusNotFound, "hash: no such torrent here")
+		return
+	}
+	writeJSON(ctx, t)
 }
 
 // refuse answers {"error": why}, as each error of this listener is.
@@ -144,21 +279,4 @@ func writeJSON(ctx *fasthttp.RequestCtx, v any) {
 	}
 	ctx.SetContentType("application/json")
 	ctx.SetBody(append(body, '\n'))
-}
-
-// bucket lets ten events a second pass.
-type bucket struct {
-	mu     sync.Mutex // guards the rest
-	second int64      // of Unix time
-	n      int
-}
-
-func (b *bucket) take(now time.Time) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if s := now.Unix(); s != b.second {
-		b.second, b.n = s, 0
-	}
-	b.n++
-	return b.n <= 10
 }

@@ -14,6 +14,8 @@ import (
 const ownHelp = `# HELP spillway_admin_requests_total Requests to the admin listener.
 # HELP spillway_admin_auth_errors_total Requests to the admin listener refused for a missing or wrong token.
 # HELP spillway_admin_host_errors_total Requests to the admin listener refused for their Host header.
+# HELP spillway_admin_changes_total Changes made through the admin listener: switches, blocks, limits.
+# HELP spillway_admin_changes_refused_total Changes with a good token refused for their content type, their origin or their number.
 # HELP spillway_ready 1 while /readyz answers 200.
 `
 

@@ -92,14 +92,37 @@ func (s *server) newGate(flags map[shedder.Endpoint]shedder.Mode) {
 	switches.OnChange(s.switched)
 	rules.OnChange(func(r shedder.Rule, added bool) {
 		s.log.Info("rule changed", "added", added, "kind", r.Kind.String(), "value", r.Value, "by", r.By, "reason", r.Reason, "until", whenOver(r.Until))
-		if added && r.Kind == shedder.RuleSource && s.firewall != nil {
-			if p, err := netip.ParsePrefix(r.Value); err == nil {
-				s.firewall.Queue(p, ruleTime(r.Until, time.Now()))
-			} else if addr, err := netip.ParseAddr(r.Value); err == nil {
-				s.firewall.Queue(firewall.Source(addr), ruleTime(r.Until, time.Now()))
-			}
+		if added {
+			s.dropRule(r)
 		}
 	})
+}
+
+// dropRule has the kernel drop what a rule blocks, as long as the rule is in force and at most for a day. Behind a proxy that
+// drops nobody: there the kernel sees the proxy's address only.
+func (s *server) dropRule(r shedder.Rule) {
+	if s.firewall == nil || r.Kind != shedder.RuleSource {
+		return
+	}
+	d := 24 * time.Hour
+	if !r.Until.IsZero() {
+		d = min(time.Until(r.Until), d)
+	}
+	if p, err := netip.ParsePrefix(r.Value); err == nil {
+		s.firewall.Queue(p, d)
+	} else if addr, err := netip.ParseAddr(r.Value); err == nil {
+		s.firewall.Queue(firewall.Source(addr), d)
+	}
+}
+
+// dropRules does so for all of them: at the start, and each hour, for those without an end.
+func (s *server) dropRules() {
+	if s.firewall == nil {
+		return
+	}
+	for _, r := range s.gate.Rules.List() {
+		s.dropRule(r)
+	}
 }
 
 // switched is told of each change of a switch, also of those that go back by themselves.
@@ -117,14 +140,6 @@ func whenOver(t time.Time) string {
 		return "turned again"
 	}
 	return t.Format(time.RFC3339)
-}
-
-// ruleTime is how long the kernel drops what a rule blocks: as long as the rule, at most a day.
-func ruleTime(until, now time.Time) time.Duration {
-	if until.IsZero() {
-		return 24 * time.Hour
-	}
-	return min(until.Sub(now), 24*time.Hour)
 }
 
 // offenderTime is how long the kernel drops a source far above its budget.
@@ -171,6 +186,7 @@ func (s *server) watchGate(ctx context.Context) {
 	defer second.Stop()
 	file := filepath.Join(s.cfg.DataDir, capacityFile)
 	state, saved := shedder.Calm, s.gate.CapacityNow()
+	s.dropRules()
 	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
@@ -185,6 +201,9 @@ func (s *server) watchGate(ctx context.Context) {
 		}
 		if n%int(admin.HistoryStep/time.Second) == 0 {
 			s.history.Add(time.Now(), s.sample(&l))
+		}
+		if n%3600 == 0 {
+			s.dropRules()
 		}
 		if n%60 == 0 {
 			saved = s.saveCapacity(file, saved)

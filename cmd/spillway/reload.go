@@ -30,6 +30,11 @@ func (s *server) reload() {
 	}
 	s.cfg = now
 	s.setLevel(now)
+	if s.firewall != nil {
+		if err := s.firewall.SetNever(s.tracker.ProxyPrefixes()); err != nil {
+			s.log.Error("proxies that are trusted now may still be dropped by the kernel until their time is up", "err", err)
+		}
+	}
 	s.ws.SetInterval(time.Duration(now.WS.Interval))
 	s.snapshots.setEvery(time.Duration(now.Store.Snapshot.Every))
 	if s.certs != nil {

@@ -73,6 +73,7 @@ type Gate struct {
 	brownout atomic.Int32
 	memory   atomic.Int32
 	backlog  atomic.Int32
+	mostWait atomic.Int32 // the operator's bound of backlog
 	wait     atomic.Int64 // nanoseconds
 	parked   atomic.Int64
 	told     atomic.Int64 // seconds
@@ -118,6 +119,7 @@ func New(cfg Config, switches *Switches, rules *Rules, now time.Time) *Gate {
 	g.sources.init(cfg.PerSource, cfg.PerPrefix)
 	g.law.target = cfg.Target
 	g.samples = memorySamples()
+	g.mostWait.Store(MaxBacklog)
 	g.SetIntervals(cfg.Interval, cfg.MaxInterval)
 	if cfg.Capacity > 0 && !cfg.Disabled {
 		// Not the first start: clients were turned away while the tracker was down, and come back now.
@@ -270,6 +272,12 @@ func (g *Gate) Full() bool { return g.memory.Load() >= memoryFull }
 
 // Backlog is how many connections may wait to be accepted.
 func (g *Gate) Backlog() int { return int(g.backlog.Load()) }
+
+// SetMaxBacklog bounds Backlog, between MinBacklog and MaxBacklog.
+func (g *Gate) SetMaxBacklog(n int) { g.mostWait.Store(int32(min(max(n, MinBacklog), MaxBacklog))) }
+
+// BacklogLimit is that bound.
+func (g *Gate) BacklogLimit() int { return int(g.mostWait.Load()) }
 
 // Sample picks one request of sixteen.
 func (g *Gate) Sample() bool { return rand.Uint32()%16 == 0 }
@@ -452,7 +460,7 @@ func (g *Gate) publish() {
 	if !g.cfg.Disabled && (g.law.limited() || g.freshMed > backlogTime) {
 		backlog = min(max(int(g.freshN*backlogTime.Seconds()), MinBacklog), MaxBacklog)
 	}
-	g.backlog.Store(int32(backlog))
+	g.backlog.Store(min(int32(backlog), g.mostWait.Load()))
 	g.told.Store(int64(g.interval.told / time.Second))
 	g.most.Store(int64(g.cfg.MaxInterval / time.Second))
 	g.jitter.Store(int64(100 * g.interval.jitter()))

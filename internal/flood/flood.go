@@ -96,6 +96,9 @@ const (
 
 // complete fills in the defaults and refuses what makes no sense.
 func (c *Config) complete() error {
+	if err := checkTarget(c.Target); err != nil {
+		return err
+	}
 	def := func(b bool, set func()) {
 		if b {
 			set()
@@ -160,10 +163,8 @@ func (c *Config) complete() error {
 	if err := c.Profile.check(c.Rate); err != nil {
 		return err
 	}
-	if _, err := newAddresses(c.Bind, c.Honest+c.Attackers); err != nil {
-		return err
-	}
-	return checkTarget(c.Target)
+	_, err := newAddresses(c.Bind, c.Honest+c.Attackers)
+	return err
 }
 
 // FindPeak is what the target serves a second when a few connections ask as fast as they are answered, closed loop, for d; the

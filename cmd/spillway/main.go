@@ -29,6 +29,7 @@ type cli struct {
 
 	Serve   serveCmd   `cmd:"" help:"Run the tracker."`
 	Ctl     ctlCmd     `cmd:"" help:"Ask and steer a running one: status, switches, blocks, limits; top shows it live."`
+	Bench   benchCmd   `cmd:"" help:"Flood a tracker on this machine, and plot what became of it."`
 	Config  configCmd  `cmd:"" help:"Print or check a configuration."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }

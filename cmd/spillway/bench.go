@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"spillway/internal/flood"
+)
+
+type benchCmd struct {
+	Flood benchFloodCmd `cmd:"" help:"Flood a tracker on this machine, open loop, and report what it still served."`
+	Plot  benchPlotCmd  `cmd:"" help:"Draw the results of several floods side by side."`
+}
+
+type benchFloodCmd struct {
+	Target string `arg:"" help:"ADDRESS:PORT, with or without http:// and a path. Loopback, or a private address of this machine."`
+
+	Mode     string        `default:"keepalive" enum:"keepalive,close,ws-handshake,ws-message,ws-offers,ws-slow" help:"${enum}."`
+	Rate     float64       `help:"Requests a second where the profile says 1."`
+	FindPeak bool          `help:"Find what the target serves at most, for 5 s, and take that as --rate."`
+	Profile  string        `default:"10s@1" help:"Phases: how long, @, how many times the rate, and /share of attack requests if it is not --share."`
+	Conns    int           `default:"1000" help:"Kept connections or WebSockets; with --mode=close the most that are open at once."`
+	Threads  int           `default:"1" help:"Each with connections of its own."`
+	Cores    []int         `help:"Core of each thread. None: any."`
+	Good     time.Duration `default:"200ms" help:"A reply is good within this time of when its request was due."`
+	Patience time.Duration `default:"200ms" help:"What a request waits for a connection; then it is unsent. Below 0: not at all."`
+	Timeout  time.Duration `default:"5s" help:"A connection without a reply is given up after this."`
+	GoodKey  string        `default:"external ip" help:"Key that served replies have and shed ones have not; for other trackers: interval."`
+
+	Source        string  `default:"real" enum:"real,header" help:"real: each connection has an address of its own; header: it is in --header, as behind a proxy."`
+	Header        string  `default:"X-Forwarded-For" help:"For --source=header."`
+	Bind          string  `placeholder:"CIDR" help:"Of the source addresses. Default: 127.0.0.0/8, in a header 10.0.0.0/8."`
+	Honest        int     `default:"10000" help:"Addresses that honest requests come from."`
+	Attackers     int     `help:"Addresses that attack requests come from."`
+	Share         float64 `default:"0.9" help:"Of attack requests, if there are attackers."`
+	RandomPeerIDs bool    `name:"random-peer-ids" help:"Attackers have a new peer id for each request."`
+	Torrents      int     `default:"1000" help:"How many are announced."`
+	Offers        int     `help:"Of a WebSocket announce. 0: 5 to 10."`
+
+	Name string `help:"Of the run, for reports."`
+	JSON string `type:"path" placeholder:"FILE" help:"Write the result there."`
+	HTML string `type:"path" placeholder:"FILE" help:"Write a page with plots there."`
+	SVG  string `type:"path" placeholder:"FILE" help:"Write the plots there."`
+}
+
+// Help is shown by bench flood --help.
+func (benchFloodCmd) Help() string {
+	return `Requests are due at fixed times whatever becomes of the earlier ones, and latency counts from when a request was due: a tracker that ` +
+		`stalls is charged with all that came meanwhile. Calm, flood, calm: --profile=10s@0.5,60s@10,30s@0.5.
+
+Only loopback addresses and private addresses of this machine, or on the other side of a veth pair of it, are flooded, for ten minutes at most. ` +
+		`There is no flag that changes this: a flood over a network harms more than its target.
+
+A reply is good when it is a whole HTTP 200 with --good-key in time; late, if only that was missed; shed, without the key; failed, otherwise.`
+}
+
+func (c *benchFloodCmd) Run(p *program) error {
+	cfg, err := c.config()
+	if err != nil {
+		return err
+	}
+	cfg.Progress = progressLine(p)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	peak := 0.0
+	if c.FindPeak {
+		fmt.Fprintln(p.stderr, "finding the peak, 5 s")
+		if peak, err = flood.FindPeak(ctx, cfg, 5*time.Second); err != nil {
+			return err
+		}
+		cfg.Rate = peak
+		fmt.Fprintf(p.stderr, "peak: %.0f requests/s\n", peak)
+	}
+	r, err := flood.Run(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	r.Peak = peak
+	fmt.Fprintln(p.stderr)
+	return errors.Join(r.Print(p.stdout), c.write(r))
+}
+
+func (c *benchFloodCmd) config() (flood.Config, error) {
+	target, path, err := flood.ParseTarget(c.Target)
+	if err != nil {
+		return flood.Config{}, err
+	}
+	profile, err := flood.ParseProfile(c.Profile)
+	if err != nil {
+		return flood.Config{}, err
+	}
+	if c.Rate > 0 == c.FindPeak {
+		return flood.Config{}, errors.New("bench flood: give --rate or --find-peak, one of them")
+	}
+	cfg := flood.Config{
+		Name: c.Name, Target: target, Path: path, Mode: flood.Mode(c.Mode), Rate: c.Rate, Profile: profile, Conns: c.Conns, Threads: c.Threads, Cores: c.Cores,
+		Good: c.Good, Patience: c.Patience, Timeout: c.Timeout, GoodKey: c.GoodKey, Source: c.Source, Header: c.Header, Honest: c.Honest,
+		Attackers: c.Attackers, Share: c.Share, RandomPeerIDs: c.RandomPeerIDs, Torrents: c.Torrents, Offers: c.Offers,
+	}
+	if cfg.Patience == 0 {
+		cfg.Patience = -1
+	}
+	if c.Bind != "" {
+		if cfg.Bind, err = netip.ParsePrefix(c.Bind); err != nil {
+			return flood.Config{}, fmt.Errorf("bench flood: --bind: %w", err)
+		}
+	}
+	return cfg, nil
+}
+
+// write makes the files that were asked for.
+func (c *benchFloodCmd) write(r *flood.Result) error {
+	title := "Flood: " + c.Mode
+	if c.Name != "" {
+		title = c.Name
+	}
+	var err error
+	if c.JSON != "" {
+		b, jsonErr := json.MarshalIndent(r, "", "\t")
+		err = errors.Join(err, jsonErr, os.WriteFile(c.JSON, append(b, '\n'), 0o644))
+	}
+	if c.HTML != "" {
+		err = errors.Join(err, os.WriteFile(c.HTML, flood.Page(title, r), 0o644))
+	}
+	if c.SVG != "" {
+		err = errors.Join(err, os.WriteFile(c.SVG, flood.SVG(r), 0o644))
+	}
+	return err
+}
+
+// progressLine rewrites one line of a terminal; anything else gets a line every ten seconds.
+func progressLine(p *program) func(flood.Progress) {
+	f, ok := p.stderr.(*os.File)
+	terminal := false
+	if ok {
+		info, err := f.Stat()
+		terminal = err == nil && info.Mode()&os.ModeCharDevice != 0
+	}
+	n := 0
+	return func(now flood.Progress) {
+		if terminal {
+			fmt.Fprintf(p.stderr, "\r\x1b[K%s", now)
+		} else if n++; n%10 == 0 {
+			fmt.Fprintln(p.stderr, now)
+		}
+	}
+}
+
+type benchPlotCmd struct {
+	Files []string `arg:"" type:"existingfile" help:"Results that bench flood wrote with --json."`
+	HTML  string   `type:"path" placeholder:"FILE" help:"Write a page there."`
+	SVG   string   `type:"path" placeholder:"FILE" help:"Write a picture there. Neither: the picture goes to the output."`
+	Title string   `default:"Floods" help:"Of the page."`
+}
+
+// maxResults is what still fits on a page.
+const maxResults = 12
+
+func (c *benchPlotCmd) Run(p *program) error {
+	if len(c.Files) > maxResults {
+		return fmt.Errorf("bench plot: %d results; %d at most", len(c.Files), maxResults)
+	}
+	var runs []*flood.Result
+	for _, path := range c.Files {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		r := new(flood.Result)
+		if err := json.Unmarshal(b, r); err != nil {
+			return fmt.Errorf("bench plot: %s: %w", path, err)
+		}
+		runs = append(runs, r)
+	}
+	var err error
+	if c.HTML != "" {
+		err = os.WriteFile(c.HTML, flood.Page(c.Title, runs...), 0o644)
+	}
+	if c.SVG != "" {
+		err = errors.Join(err, os.WriteFile(c.SVG, flood.SVG(runs...), 0o644))
+	}
+	if c.HTML == "" && c.SVG == "" {
+		_, err = p.stdout.Write(flood.SVG(runs...))
+	}
+	return err
+}

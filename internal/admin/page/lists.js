@@ -60,6 +60,8 @@ export function showTalkers (t) {
   const [key, , kind] = chosen
   text($('talkers-of'), 'share of ' + count(t.requests) + ' requests looked at in ' + span(t.seconds))
   const list = t[key].length ? t[key] : [null]
+  const longest = Math.max(0.2, ...t[key].map(x => Math.max(x.share, x.usual))) // a fifth of all is much, whoever leads
+  const width = share => 100 * share / longest + '%'
   keyed($('talkers'), list, item => item ? key + ' ' + item.value : 'none', item => {
     if (!item) return el('li', 'soft', 'Nobody stands out.')
     const bar = el('div', 'bar', el('span', 'share'), el('span', 'usual'))
@@ -78,8 +80,8 @@ export function showTalkers (t) {
   }, (li, item) => {
     if (!item) return
     const [, bar, numbers, button] = li.children
-    bar.firstChild.style.width = percentWidth(item.share)
-    bar.lastChild.style.left = percentWidth(item.usual)
+    bar.firstChild.style.width = width(item.share)
+    bar.lastChild.style.left = width(item.usual)
     li.classList.toggle('unusual', item.share > 0.02 && item.share > 3 * item.usual)
     text(numbers.firstChild, percent(item.share))
     text(numbers.lastChild, 'usually ' + percent(item.usual))
@@ -124,7 +126,6 @@ export function showBlocks (b) {
 }
 
 const ruleKey = r => r.kind + ' ' + r.value
-const percentWidth = share => Math.min(100, 100 * share) + '%'
 
 function value (s) {
   return s ? el('code', 'value', visible(s)) : el('em', 'value', 'none given')

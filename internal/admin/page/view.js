@@ -53,7 +53,7 @@ export function ms (n) {
 
 export function percent (share) {
   const p = 100 * (share || 0)
-  return (p > 0 && p < 0.1 ? '<0.1' : p < 10 && p > 0 ? p.toFixed(1) : p.toFixed(0)) + ' %'
+  return (p > 0 && p < 0.1 ? '<0.1' : p < 10 && p > 0 ? p.toFixed(1) : p.toFixed(0)) + '\u00a0%'
 }
 
 export function bytes (n) {
@@ -73,11 +73,11 @@ export function span (seconds) {
   for (const [unit, name] of [[86400, 'd'], [3600, 'h'], [60, 'min'], [1, 's']]) {
     const n = Math.floor(s / unit)
     s -= n * unit
-    if (n > 0) parts.push(n + ' ' + name)
+    if (n > 0) parts.push(n + '\u00a0' + name)
     else if (parts.length > 0) break
     if (parts.length === 2) break
   }
-  return parts.join(' ') || '0 s'
+  return parts.join('\u00a0') || '0\u00a0s'
 }
 
 export function clock (date, seconds = false) {

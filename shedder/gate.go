@@ -332,14 +332,43 @@ func (g *Gate) ToldOff() int {
 
 // Run steps until ctx ends.
 func (g *Gate) Run(ctx context.Context) {
-	ticker := time.NewTicker(TickLength)
+	// By itself: what is written to a slow disk must not keep the law from its tick.
+	kept := make(chan struct{})
+	go func() {
+		defer close(kept)
+		every(ctx, time.Second, g.keep)
+	}()
+	every(ctx, TickLength, g.Step)
+	<-kept
+}
+
+func every(ctx context.Context, d time.Duration, f func(now time.Time)) {
+	ticker := time.NewTicker(d)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
-			g.Step(now)
+			f(now)
+		}
+	}
+}
+
+// keep ends switches and rules whose time is up, and adds those that are proposed, if it may.
+func (g *Gate) keep(now time.Time) {
+	g.Switches.Expire(now)
+	g.Rules.Expire(now)
+	if g.cfg.AutoRules <= 0 || !g.limited.Load() {
+		return
+	}
+	for _, p := range g.Talkers.Proposals() {
+		if g.Rules.Has(p.Kind, p.Value) {
+			continue
+		}
+		// What cannot be added, as where there are too many rules, is still proposed, and so seen.
+		if _, err := g.Rules.Add(p.Kind, p.Value, g.cfg.AutoRules, p.Why, bySpillway); err == nil {
+			g.Talkers.Renew()
 		}
 	}
 }
@@ -369,18 +398,9 @@ func (g *Gate) Step(now time.Time) {
 		g.eachSecond(now)
 	}
 	g.publish()
-	overload, second := g.law.state >= Overload, g.seconds.Equal(now)
+	overload := g.law.state >= Overload
 	g.mu.Unlock()
-	// Not under the lock: whoever is told of a change may ask the gate how it is.
-	g.Switches.Expire(now)
-	g.Rules.Expire(now)
 	g.Talkers.Step(now, overload)
-	if second && overload && g.cfg.AutoRules > 0 {
-		for _, p := range g.Talkers.Proposals() {
-			// What cannot be added, as where there are too many rules, is still proposed, and so seen.
-			_, _ = g.Rules.Add(p.Kind, p.Value, g.cfg.AutoRules, p.Why, "spillway")
-		}
-	}
 }
 
 // measure takes the counts since the last tick.

@@ -305,7 +305,7 @@ func (t *Tracker) decide(ctx *fasthttp.RequestCtx, p *announceParams, addr netip
 		return shedder.Refuse
 	}
 	if t.gate.Sample() {
-		t.gate.Talkers.Note(addr, ctx.Request.Header.UserAgent(), &p.peerID, (*[20]byte)(&p.infoHash))
+		t.gate.Talkers.Note(addr, present(ctx.Request.Header.UserAgent()), &p.peerID, (*[20]byte)(&p.infoHash))
 	}
 	if c, ok := ctx.Conn().(interface{ Decided() bool }); ok && c.Decided() {
 		if t.gate.Trims() {

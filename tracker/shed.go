@@ -129,14 +129,15 @@ func (t *Tracker) Early(remote net.Addr, head []byte, now time.Time) (reply []by
 		return nil, false
 	}
 	verdict := shedder.Refuse
-	if !rules.MatchSource(e.client) && !(len(e.userAgent) > 0 && rules.MatchUserAgent(e.userAgent)) {
+	if !rules.MatchSource(e.client) && !rules.MatchUserAgent(e.userAgent) {
 		verdict = t.gate.Admit(&shedder.Request{Endpoint: shedder.Announce, Class: e.class, Source: e.client, Now: now, Direct: e.direct})
-	}
-	if verdict <= shedder.Trim {
-		return nil, true
-	}
-	if t.gate.Sample() {
-		e.note(t.gate.Talkers)
+		if verdict <= shedder.Trim {
+			return nil, true
+		}
+		// What a rule refuses is not noted: it would become usual.
+		if t.gate.Sample() {
+			e.note(t.gate.Talkers)
+		}
 	}
 	t.countShed(verdict)
 	return t.shed.Load().pick(verdict, e.peerID[:], e.started, uint32(now.UnixNano()>>10)).whole, true
@@ -240,7 +241,15 @@ func (e *earlyAnnounce) note(talkers *shedder.Talkers) {
 			_ = decode20(&infoHash, value, errInfoHash) // a wrong one is all zeros
 		}
 	}
-	talkers.Note(e.client, e.userAgent, &e.peerID, &infoHash)
+	talkers.Note(e.client, present(e.userAgent), &e.peerID, &infoHash)
+}
+
+// present is a header's value as the sketches want it: nil would say that it is not known, and not that there is none.
+func present(value []byte) []byte {
+	if value == nil {
+		return []byte{}
+	}
+	return value
 }
 
 // directAddr is the address of a TCP peer; proxied, where it can only be a proxy's: that of a unix socket.

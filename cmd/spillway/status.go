@@ -90,6 +90,9 @@ func (o operator) Status() admin.Status {
 		},
 	}
 	for e, r := range l.Rates {
+		if shedder.Endpoint(e) == shedder.UDP {
+			continue // nothing serves it yet; its switch is kept for when something does
+		}
 		st.Endpoints = append(st.Endpoints, admin.EndpointLoad{
 			Endpoint: shedder.Endpoint(e).String(),
 			Offered:  r.Offered, Served: r.Served, Shed: r.Shed, OverBudget: r.OverBudget, Refused: r.Refused,

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -172,128 +170,6 @@ func showSwitch(p *program, c *ctlCmd, client *client, endpoint string) error {
 		return err
 	}
 	return fmt.Errorf("the spillway at %s has no switch %q; is it older than this program?", client.place, endpoint)
-}
-
-type ctlBlockCmd struct {
-	List   ctlBlockListCmd   `cmd:"" default:"1" help:"List the blocks and the proposals. The default."`
-	Add    ctlBlockAddCmd    `cmd:"" help:"Block requests that match."`
-	Rm     ctlBlockRmCmd     `cmd:"" help:"Remove a block."`
-	Accept ctlBlockAcceptCmd `cmd:"" help:"Make a block of a proposal."`
-}
-
-type ctlBlockListCmd struct{}
-
-func (ctlBlockListCmd) Run(p *program, c *ctlCmd) error {
-	client, err := c.client(p)
-	if err != nil {
-		return err
-	}
-	blocks, raw, err := ask[admin.Blocks](client, http.MethodGet, "blocks", nil)
-	if err != nil {
-		return err
-	}
-	if c.JSON {
-		return writeRaw(p.stdout, raw)
-	}
-	return writeLines(p.stdout, blockLines(&blocks, time.Now(), p.colour()))
-}
-
-// blockKinds are what a block can look at.
-var blockKinds = []string{"info-hash", "peer-id", "user-agent", "source"}
-
-// blockTarget is what a block is known by.
-type blockTarget struct {
-	Kind  string `arg:"" help:"info-hash, peer-id, user-agent or source."`
-	Value string `arg:"" help:"40 hex digits; a prefix of peer ids, or the word random; a prefix of user agents; an address or CIDR. %XX stands for a byte that is not printable."`
-}
-
-// Validate is called by the parser, of the commands that embed t.
-func (t *blockTarget) Validate() error { return knownWord("kind", t.Kind, blockKinds) }
-
-type ctlBlockAddCmd struct {
-	blockTarget
-	For    config.Duration `placeholder:"TIME" help:"Ends by itself after this time, as 1h. None: stays until it is removed."`
-	Reason string          `placeholder:"TEXT" help:"Why, for whoever looks at it next."`
-}
-
-func (cmd *ctlBlockAddCmd) Run(p *program, c *ctlCmd) error {
-	client, err := c.client(p)
-	if err != nil {
-		return err
-	}
-	return addBlock(p, c, client, cmd.blockTarget, change{For: forText(cmd.For), Reason: cmd.Reason})
-}
-
-func addBlock(p *program, c *ctlCmd, client *client, t blockTarget, with change) error {
-	b, raw, err := ask[admin.Block](client, http.MethodPut, t.path(), with)
-	if err != nil {
-		return err
-	}
-	if c.JSON {
-		return writeRaw(p.stdout, raw)
-	}
-	_, err = fmt.Fprintln(p.stdout, blockedText(&b, time.Now()))
-	return err
-}
-
-type ctlBlockRmCmd struct{ blockTarget }
-
-func (cmd *ctlBlockRmCmd) Run(p *program, c *ctlCmd) error {
-	client, err := c.client(p)
-	if err != nil {
-		return err
-	}
-	_, raw, err := ask[struct{}](client, http.MethodDelete, cmd.path(), nil)
-	var refused *refusedError
-	if errors.As(err, &refused) && refused.code == http.StatusNotFound {
-		return fmt.Errorf(`no such block: %s %s; "spillway ctl block" lists those there are`, cmd.Kind, clean(cmd.Value))
-	}
-	if err != nil {
-		return err
-	}
-	if c.JSON {
-		return writeRaw(p.stdout, raw)
-	}
-	_, err = fmt.Fprintf(p.stdout, "%s %s is not blocked any more\n", cmd.Kind, clean(cmd.Value))
-	return err
-}
-
-type ctlBlockAcceptCmd struct {
-	ID     string          `arg:"" help:"The proposal, by the ID that ctl block shows."`
-	For    config.Duration `placeholder:"TIME" default:"1h" help:"Ends by itself after this time; 0s: stays until it is removed."`
-	Reason string          `placeholder:"TEXT" help:"Why. None: what the proposal says."`
-}
-
-func (cmd *ctlBlockAcceptCmd) Run(p *program, c *ctlCmd) error {
-	client, err := c.client(p)
-	if err != nil {
-		return err
-	}
-	blocks, _, err := ask[admin.Blocks](client, http.MethodGet, "blocks", nil)
-	if err != nil {
-		return err
-	}
-	for _, proposed := range blocks.Proposed {
-		if proposalID(&proposed) != strings.ToLower(cmd.ID) {
-			continue
-		}
-		reason := cmd.Reason
-		if reason == "" {
-			reason = cut(clean("proposed: "+proposed.Why), maxReasonRunes)
-		}
-		return addBlock(p, c, client, blockTarget{proposed.Kind, proposed.Value}, change{For: forText(cmd.For), Reason: reason})
-	}
-	return fmt.Errorf(`no proposal %q now; "spillway ctl block" lists those there are`, cmd.ID)
-}
-
-// maxReasonRunes keeps a reason of ours within the 200 bytes the API takes, in any script.
-const maxReasonRunes = 60
-
-// proposalID names a proposal. It comes from what is proposed and not from its place in the list, which may have moved since
-// the operator looked: accepting the wrong one would lock people out.
-func proposalID(p *admin.Proposal) string {
-	sum := sha256.Sum256([]byte(p.Kind + "\x00" + p.Value))
-	return hex.EncodeToString(sum[:3])
 }
 
 type ctlLimitsCmd struct {

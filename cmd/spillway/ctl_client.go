@@ -127,7 +127,7 @@ func (c *ctlCmd) client(p *program) (*client, error) {
 }
 
 func newClient(at place, token, from string, timeout time.Duration) *client {
-	transport := &http.Transport{Proxy: nil, MaxIdleConnsPerHost: 3, DisableCompression: true} // the token is for nobody between
+	transport := &http.Transport{Proxy: nil, MaxIdleConnsPerHost: 1, DisableCompression: true} // the token is for nobody between
 	if at.socket != "" {
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", at.socket)
@@ -279,14 +279,6 @@ func (c *client) refused(code int, answer []byte) error {
 		return &refusedError{code, fmt.Sprintf("%s answered %d %s, which is not how an admin side answers; is --admin the address of admin.listen, and not of http.listen?", c.place, code, http.StatusText(code))}
 	}
 	return &refusedError{code, cut(clean(body.Error), 500)}
-}
-
-// path is where a block is in the API. The values . and .. would be taken for directories on the way, so they go behind it.
-func (t *blockTarget) path() string {
-	if t.Value == "." || t.Value == ".." {
-		return "blocks/" + t.Kind + "?value=" + url.QueryEscape(t.Value)
-	}
-	return "blocks/" + t.Kind + "/" + url.PathEscape(t.Value)
 }
 
 // page is the URL of the operator's page, and what to know about it. What stands behind # is sent to no server.

@@ -108,7 +108,7 @@ func (p *terminal) wait(pattern string) string {
 	for {
 		frames := strings.Split(p.written()[began:], "\x1b[H")
 		for _, f := range frames[1:] {
-			if strings.HasSuffix(f, "\x1b[J") && re.MatchString(f) {
+			if strings.Contains(f, "\x1b[?2026l") && re.MatchString(f) {
 				return f
 			}
 		}

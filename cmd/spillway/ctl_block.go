@@ -48,7 +48,15 @@ type blockTarget struct {
 }
 
 // Validate is called by the parser, of the commands that embed t.
-func (t *blockTarget) Validate() error { return knownWord("kind", t.Kind, blockKinds) }
+func (t *blockTarget) Validate() error {
+	switch {
+	case t.Kind == "":
+		return nil // the parser says so
+	case t.Value == "":
+		return errors.New("value: none given; an empty one would match everybody")
+	}
+	return knownWord("kind", t.Kind, blockKinds)
+}
 
 // path is where a block is in the API. The values . and .. would be taken for directories on the way, so they go behind it.
 func (t *blockTarget) path() string {

@@ -91,8 +91,9 @@ var switchModes = []string{"on", "reject-new", "drain", "off"}
 
 // Help is shown by ctl ws --help.
 func (ctlSwitchCmd) Help() string {
-	return `reject-new: open WebSockets stay, new ones are refused. drain: open ones are closed over a minute. off: at once. ` +
-		`For announces, scrapes and UDP the three are the same: requests are answered politely and not served. ` +
+	return `reject-new: open WebSockets stay and announces of clients that have begun are served; new ones are refused. ` +
+		`drain: open WebSockets are closed over a minute, and no announce is served. off: the same, at once. ` +
+		`What is not served is answered politely, so that clients come back later and not at once. ` +
 		`It is on disk before this command returns, and survives a restart.`
 }
 

@@ -1,0 +1,5 @@
+//go:build !race
+
+package shedder
+
+const raceDetector = false

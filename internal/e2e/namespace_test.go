@@ -47,8 +47,11 @@ func ip(t *testing.T, args ...string) {
 	}
 }
 
-// start runs argv inside.
+// start runs argv inside; without a namespace, beside us.
 func (ns namespace) start(t *testing.T, name string, argv ...string) *process {
 	t.Helper()
+	if ns.name == "" {
+		return start(t, name, argv...)
+	}
 	return start(t, name, append([]string{"ip", "netns", "exec", ns.name}, argv...)...)
 }

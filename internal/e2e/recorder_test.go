@@ -17,7 +17,7 @@ import (
 // recorderAddr is where a recorder's requests come from; a tracker behind one trusts it.
 const recorderAddr = "127.0.0.53"
 
-// recorder is a proxy in front of a tracker that keeps every request line and header, for clients whose behaviour is
+// recorder is a proxy in front of a tracker that keeps every request line, header and reply, for clients whose behaviour is
 // the thing under test.
 type recorder struct {
 	announce string
@@ -31,6 +31,7 @@ type recorded struct {
 	path   string
 	query  map[string]string // first value of each key, unescaped, + left alone
 	header http.Header
+	reply  []byte // the body, so far
 }
 
 // newRecorder needs a tracker started with --http.trusted_proxies=127.0.0.53.
@@ -47,15 +48,30 @@ func newRecorder(t *testing.T, tr *tracker) *recorder {
 		Transport: dialingFrom(recorderAddr),
 	}
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		rec.keep(r)
-		proxy.ServeHTTP(w, r)
+		proxy.ServeHTTP(&teeing{w, rec, rec.keep(r)}, r)
 	}))
 	t.Cleanup(front.Close)
 	rec.announce = front.URL + "/announce"
 	return rec
 }
 
-func (rec *recorder) keep(r *http.Request) {
+// teeing keeps what is written to a client.
+type teeing struct {
+	http.ResponseWriter
+	rec     *recorder
+	request int
+}
+
+func (w *teeing) Write(b []byte) (int, error) {
+	w.rec.mu.Lock()
+	got := &w.rec.requests[w.request]
+	got.reply = append(got.reply, b...)
+	w.rec.mu.Unlock()
+	return w.ResponseWriter.Write(b)
+}
+
+// keep returns the request's number.
+func (rec *recorder) keep(r *http.Request) int {
 	got := recorded{path: r.URL.Path, query: make(map[string]string), header: r.Header.Clone()}
 	for pair := range strings.SplitSeq(r.URL.RawQuery, "&") {
 		key, value, _ := strings.Cut(pair, "=")
@@ -70,6 +86,7 @@ func (rec *recorder) keep(r *http.Request) {
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
 	rec.requests = append(rec.requests, got)
+	return len(rec.requests) - 1
 }
 
 // announced waits for an announce with that event ("" for one without) and returns the first.

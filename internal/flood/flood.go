@@ -151,8 +151,8 @@ func (c *Config) complete() error {
 		return bad("good, patience and timeout must be within a minute")
 	case c.Honest < 1 || c.Attackers < 0 || c.Torrents < 1:
 		return bad("honest and torrents must be 1 or more, attackers 0 or more")
-	case c.Source == SourceReal && c.Target.Addr().Is4() && c.Target.Addr().IsLoopback() != c.Bind.Addr().IsLoopback():
-		return bad("source addresses from %s do not reach %s; bind others (ip route add local 10.0.0.0/8 dev lo makes them ours), or use a header", c.Bind, c.Target.Addr())
+	case c.Source == SourceReal && c.Target.Addr().Is4() && !c.Target.Addr().IsLoopback() && c.Bind.Addr().IsLoopback():
+		return bad("source addresses from %s do not reach %s; bind addresses of ours (ip route add local 10.0.0.0/8 dev lo makes these ours), or use a header", c.Bind, c.Target.Addr())
 	case c.Share < 0 || c.Share > 1:
 		return bad("share %g: must be from 0 to 1", c.Share)
 	case c.Offers < 0 || c.Offers > maxOffers:

@@ -155,12 +155,15 @@ func TestOutcomes(t *testing.T) {
 					}
 				}
 				addr := serveConns(t, serve)
-				good := 10 * time.Second
+				good, timeout := 10*time.Second, time.Minute
+				if c.name == "silent" {
+					timeout = time.Second
+				}
 				if c.name == "late" {
 					good = 10 * time.Millisecond
 				}
 				r := mustRun(t, Config{
-					Target: addr, Mode: mode, Rate: 10 * n, Conns: n, Good: good, Patience: 10 * time.Second, Timeout: time.Second, Threads: 2,
+					Target: addr, Mode: mode, Rate: 10 * n, Conns: n, Good: good, Patience: time.Minute, Timeout: timeout, Threads: 2,
 					Profile: Profile{{Duration: 100 * time.Millisecond, Multiple: 1}},
 				})
 				if s := total(r); s.Offered != n || c.count(s) != n || s.Good+s.Late+s.Shed+s.Failed != n {
@@ -195,10 +198,11 @@ func TestNobodyListens(t *testing.T) {
 	if s := total(r); s.Refused != 20 {
 		t.Errorf("got %s, want 20 refused", s)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-	defer cancel()
-	if r, err := Run(ctx, Config{Target: addr, Rate: 100}); err == nil && total(r).Good > 0 {
-		t.Errorf("a pool to nobody: %s", total(r))
+	for _, mode := range []Mode{KeepAlive, WSMessage} {
+		_, err := Run(context.Background(), Config{Target: addr, Mode: mode, Rate: 100, Conns: 20})
+		if err == nil || !strings.Contains(err.Error(), "connection refused") {
+			t.Errorf("%s: got %v, want why no connection could be opened", mode, err)
+		}
 	}
 }
 
@@ -228,7 +232,7 @@ func TestSidesAreKeptApart(t *testing.T) {
 				}
 				r := mustRun(t, Config{
 					Target: addr, Mode: mode, Rate: 1000, Profile: p, Conns: 200, Source: source, Honest: 60, Attackers: 20, Share: 0.75,
-					Good: 10 * time.Second, Patience: 10 * time.Second,
+					Good: time.Minute, Patience: time.Minute, Timeout: time.Minute,
 				})
 				calm, flooded := r.Phases[0], r.Phases[1]
 				if calm.Honest.Good != 300 || calm.Attack.Offered != 0 {
@@ -344,7 +348,7 @@ func TestWebSocketFloods(t *testing.T) {
 				t.Errorf("sockets: %+v", o)
 			}
 			// The last may be on the way still when the sockets are aborted.
-			if got := messages.Load(); got > want || got < want*8/10 {
+			if got := messages.Load(); got > want || got < want/4 {
 				t.Errorf("messages: got %d, want %d", got, want)
 			}
 			if mode != WSMessage && bytes.Load() < messages.Load()*5*offerBytes*8/10 {

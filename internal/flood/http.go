@@ -236,7 +236,7 @@ func (e *httpEngine) connect(i int32, r request, now int64) {
 			return
 		}
 	}
-	switch errno {
+	switch e.dialErr = errno; errno {
 	case unix.ECONNREFUSED:
 		e.fail(i, refused, now)
 	case unix.ECONNRESET, unix.ETIMEDOUT:

@@ -12,6 +12,7 @@ func (e *httpEngine) ready(i int32, generation, events uint32, now int64) {
 		switch {
 		case events&(unix.EPOLLERR|unix.EPOLLHUP) != 0:
 			_, errno := recv(p.fd, e.scratch)
+			e.dialErr = errno
 			e.fail(i, connectOutcome(errno), now)
 			return
 		case events&unix.EPOLLOUT == 0:

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// System calls here are raw: none of them blocks, or for some milliseconds at most, so the scheduler need not know of them, which
-// keeps the generator cheaper than the server.
+// System calls here are raw: none of them blocks, or for a millisecond at most, so the scheduler need not know of them, which keeps
+// the generator cheaper than the server.
 
 // remote is a target's address as the kernel takes it.
 type remote struct {
@@ -103,11 +103,21 @@ func (p *poller) add(fd, place int32, generation uint32, events uint32) unix.Err
 	return errno
 }
 
+// longSleep is one that the scheduler is told of: others in this process may have the processor meanwhile.
+const longSleep = int64(time.Millisecond)
+
 // wait is for at most d nanoseconds.
 func (p *poller) wait(d int64) ([]unix.EpollEvent, unix.Errno) {
 	timeout := struct{ sec, nsec int64 }{d / int64(time.Second), d % int64(time.Second)}
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT2, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events)), uintptr(len(p.events)),
-		uintptr(unsafe.Pointer(&timeout)), 0, 0)
+	var n uintptr
+	var errno unix.Errno
+	if d < longSleep {
+		n, _, errno = unix.RawSyscall6(unix.SYS_EPOLL_PWAIT2, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events)), uintptr(len(p.events)),
+			uintptr(unsafe.Pointer(&timeout)), 0, 0)
+	} else {
+		n, _, errno = unix.Syscall6(unix.SYS_EPOLL_PWAIT2, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events)), uintptr(len(p.events)),
+			uintptr(unsafe.Pointer(&timeout)), 0, 0)
+	}
 	if errno == unix.EINTR {
 		return nil, 0
 	}

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // engine is how a worker's requests travel.
@@ -62,15 +64,17 @@ type worker struct {
 	told     [liveCount]uint64
 	toldAt   int64
 	cpu      time.Duration
-	opened   int // connections, when the flood began
+	opened   int        // connections, when the flood began
+	dialErr  unix.Errno // the last
 	err      error
 }
 
 const (
 	openWithin  = int64(15 * time.Second)
+	refusedFor  = int64(2 * time.Second) // and it is clear that nobody listens
 	publishEach = int64(100 * time.Millisecond)
-	dueAtOnce   = 256                         // requests looked at before the next poll
-	longestWait = int64(5 * time.Millisecond) // in a call that the runtime does not know of
+	dueAtOnce   = 256 // requests looked at before the next poll
+	longestWait = int64(20 * time.Millisecond)
 	never       = int64(1) << 62
 )
 
@@ -188,10 +192,10 @@ func (w *worker) prepare() (err error) {
 		if w.opened = n; n == want || w.stop.Load() {
 			return nil
 		}
+		if n == 0 && (now > openWithin || now > refusedFor && w.dialErr != 0) {
+			return fmt.Errorf("connect to %s: none of %d connections was opened in %s: %w", w.cfg.Target, want, time.Duration(now).Round(time.Second), w.dialErr)
+		}
 		if now > openWithin {
-			if n == 0 {
-				return fmt.Errorf("connect to %s: none of %d connections was opened in %s", w.cfg.Target, want, time.Duration(openWithin))
-			}
 			return nil // a target that takes no more is worth a flood too
 		}
 		w.engine.keepOpen(now)

@@ -196,7 +196,7 @@ func (e *wsEngine) keepOpen(now int64) {
 			errno = e.poller.add(fd, i, s.generation, events)
 		}
 		if errno != 0 {
-			if errno != unix.ECONNREFUSED {
+			if e.dialErr = errno; errno != unix.ECONNREFUSED {
 				e.local(errno)
 			}
 			e.ended(i, now)

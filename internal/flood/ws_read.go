@@ -33,6 +33,7 @@ func (e *wsEngine) writable(i int32, now int64) {
 	case wsConnecting:
 		b := e.requests.upgrade(int(s.source))
 		if n, errno := send(s.fd, b); errno != 0 || n < len(b) {
+			e.dialErr = errno
 			e.ended(i, now)
 			return
 		}

@@ -1,0 +1,339 @@
+//go:build linux
+
+package bench
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"spillway/internal/flood"
+)
+
+// Floods take minutes each, so they run only when they are told where to put what they find:
+//
+//	go test -run='^$' -bench='^BenchmarkFlood$' -timeout=3h ./internal/bench -flood.out=/tmp/floods
+//	go test -run='^$' -bench='^BenchmarkFlood$/^keepalive-2x-pool-2000$' ./internal/bench -flood.out=/tmp/floods -flood.rounds=1
+var (
+	floodOut      = flag.String("flood.out", "", "directory for floods' results: JSON of each run, SVG of each scenario, floods.md; empty: no floods")
+	floodRounds   = flag.Int("flood.rounds", 3, "times each program is flooded; the median counts")
+	floodLength   = flag.Duration("flood.length", 12*time.Second, "length of the flood itself, where a scenario has none of its own")
+	floodPatience = flag.Duration("flood.patience", 50*time.Millisecond, "what a request waits for a connection of the pool")
+	floodOn       = flag.String("flood.on", "--shedder.enabled=true", "flags of spillway with shedding")
+	floodOff      = flag.String("flood.off", "--shedder.enabled=false", "flags of spillway without")
+	floodSubjects = flag.String("flood.subjects", "on,off,opentracker", "which programs are flooded")
+	floodSpinners = flag.Int("flood.spinners", -1, "programs that share the server's core; negative: as the scenario says")
+)
+
+// floodPeers are 200,000 clients, whose connections all come from proxies or each from itself.
+const (
+	floodPeers     = 200_000
+	floodAttackers = 2000
+	floodTorrents  = 1000
+
+	// floodRest is between the search for the peak, which may look like an overload, and the flood: shedding ends within it.
+	floodRest = 5 * time.Second
+
+	// closePeakConns keep a server busy while it has the core (closeLoad says why no more).
+	closePeakConns = 120
+)
+
+// floodScenario is one way to be flooded.
+type floodScenario struct {
+	name    string
+	config  flood.Config
+	rate    float64 // requests a second of multiple 1; 0: the run's own peak
+	profile string  // %s is -flood.length
+	flags   []string
+	// What opens a connection for each request cannot do so as fast as a server answers; beside spinners the server has its share
+	// of the core and no more.
+	spinners    int
+	opentracker bool // it closes every connection, and knows no proxies
+}
+
+// behindProxy has spillway believe what the generator's connections say about where requests come from.
+var behindProxy = []string{"--http.trusted_proxies=127.0.0.0/8"}
+
+func floodScenarios() []floodScenario {
+	pool := func(multiple float64, conns int) floodScenario {
+		return floodScenario{
+			name: fmt.Sprintf("keepalive-%gx-pool-%d", multiple, conns), profile: fmt.Sprintf("3s@0.5,%%s@%g,5s@0.5", multiple), flags: behindProxy,
+			config: flood.Config{Mode: flood.KeepAlive, Conns: conns, Source: flood.SourceHeader},
+		}
+	}
+	each := func(multiple float64, spinners int) floodScenario {
+		return floodScenario{
+			name: fmt.Sprintf("close-%gx", multiple), profile: fmt.Sprintf("3s@0.5,%%s@%g,5s@0.5", multiple), spinners: spinners, opentracker: true,
+			config: flood.Config{Mode: flood.Close, Conns: 15_000, PeakConns: closePeakConns},
+		}
+	}
+	// Honest clients ask at one rate throughout; the attackers' requests come on top.
+	attack := func(name string, rate float64, c flood.Config) floodScenario {
+		c.Attackers = floodAttackers
+		s := floodScenario{name: name, rate: rate, profile: "3s@0.5/0,%s@10/0.95,5s@0.5/0", config: c}
+		if rate > 0 {
+			s.profile = "3s@1/0,%s@10/0.9,5s@1/0"
+		}
+		return s
+	}
+	header := flood.Config{Mode: flood.KeepAlive, Conns: 2000, Source: flood.SourceHeader}
+	real := flood.Config{Mode: flood.Close, Conns: 15_000, PeakConns: closePeakConns}
+	const reference = 2000 // requests a second of the reference deployment
+	all := []floodScenario{
+		pool(2, 2000), pool(2, 10_000), pool(5, 2000), pool(5, 10_000),
+		each(1.5, 1), each(3, 3),
+		attack("sources-10x-header", 0, header), attack("sources-10x-real", 0, real),
+		attack("sources-20000-header", reference, header), attack("sources-20000-real", reference, real),
+	}
+	for i := range all {
+		if s := &all[i]; s.config.Attackers > 0 {
+			if s.config.Source == flood.SourceHeader {
+				s.flags = behindProxy
+			} else {
+				s.opentracker = true
+				if s.rate == 0 {
+					s.spinners = 9 // a tenth of a core, which the generator can flood tenfold
+				}
+			}
+		}
+	}
+	spread := pool(10, 2000)
+	spread.name, spread.profile = "spread-10x", "5s@0.5,20s@10,15s@0.5"
+	return append(all, spread)
+}
+
+// BenchmarkFlood is what a tracker still serves when more is asked than it can, and how soon it is well again: for each scenario
+// spillway with shedding, without, and opentracker where it can be compared, in turn. Each run begins with a server of its own,
+// whose peak is found first; figures are ratios to that.
+func BenchmarkFlood(b *testing.B) {
+	if *floodOut == "" {
+		b.Skip("floods take an hour; give -flood.out=DIR")
+	}
+	for _, s := range floodScenarios() {
+		b.Run(s.name, func(b *testing.B) {
+			for b.Loop() {
+				s.run(b)
+			}
+		})
+	}
+}
+
+func (s floodScenario) run(b *testing.B) {
+	subjects := s.subjects(b)
+	found := make([][]*flood.Result, len(subjects))
+	for round := range *floodRounds {
+		for i, subject := range subjects {
+			r, text := s.flood(b, subject)
+			name := fmt.Sprintf("%s-%s-%d", s.name, subject.name, round+1)
+			writeFloodJSON(b, name+".json", r)
+			writeFloodFile(b, name+".txt", text)
+			fmt.Printf("\n%s\n%s", name, text)
+			found[i] = append(found[i], r)
+		}
+	}
+	var medians []*flood.Result
+	for i, subject := range subjects {
+		runs := found[i]
+		slices.SortFunc(runs, func(x, y *flood.Result) int { return cmp.Compare(judge(x).good, judge(y).good) })
+		r := runs[len(runs)/2]
+		medians = append(medians, r)
+		v := judge(r)
+		b.ReportMetric(v.good, subject.name+"-good")
+		b.ReportMetric(v.p99, subject.name+"-p99-ms")
+		floodTable.add(floodRow{s.name, subject.name, judge(runs[0]).good, judge(runs[len(runs)-1]).good, v, r})
+	}
+	writeFloodFile(b, s.name+".svg", flood.SVG(medians...))
+	writeFloodFile(b, "floods.md", floodTable.markdown())
+	fmt.Printf("\n%s\n", floodTable.markdown()) // the testing package shortens what a benchmark logs
+}
+
+// floodSubject is a program to be flooded.
+type floodSubject struct {
+	name    string
+	goodKey string
+	start   func(tb testing.TB) (s server, stop func())
+}
+
+func (s floodScenario) subjects(tb testing.TB) (all []floodSubject) {
+	for _, name := range strings.Split(*floodSubjects, ",") {
+		switch name {
+		case "on", "off":
+			flags := append(slices.Clone(s.flags), strings.Fields(map[string]string{"on": *floodOn, "off": *floodOff}[name])...)
+			all = append(all, floodSubject{name, "external ip", func(tb testing.TB) (server, func()) { return startFlooded(tb, flags) }})
+		case "opentracker":
+			if _, err := exec.LookPath("opentracker"); err != nil {
+				tb.Log("opentracker is not installed: it is left out")
+			} else if s.opentracker {
+				all = append(all, floodSubject{name, "interval", startFloodedOpentracker})
+			}
+		default:
+			tb.Fatalf("-flood.subjects: %q: must be on, off or opentracker", name)
+		}
+	}
+	return all
+}
+
+// flood starts a server, finds its peak, and floods it.
+func (s floodScenario) flood(tb testing.TB, subject floodSubject) (r *flood.Result, text []byte) {
+	tb.Helper()
+	client, _ := cores(tb)
+	server, stop := subject.start(tb)
+	defer stop()
+	spinners := s.spinners
+	if *floodSpinners >= 0 {
+		spinners = *floodSpinners
+	}
+	for range spinners {
+		defer startStoppable(tb, role(tb, "spin"))()
+	}
+	c := s.config
+	c.Name, c.Target, c.GoodKey, c.Cores = s.name+", "+subject.name, server.addr, subject.goodKey, []int{client}
+	c.Honest, c.Torrents, c.Patience = floodPeers, floodTorrents, *floodPatience
+	if c.Patience == 0 {
+		c.Patience = -1
+	}
+	profile := s.profile
+	if strings.Contains(profile, "%s") {
+		profile = fmt.Sprintf(profile, *floodLength)
+	}
+	var err error
+	if c.Profile, err = flood.ParseProfile(profile); err != nil {
+		tb.Fatal(err)
+	}
+	used := func(f func()) (share float64) {
+		start := time.Now()
+		before, _ := usage(tb, server)
+		f()
+		after, _ := usage(tb, server)
+		return float64(after-before) / float64(time.Since(start))
+	}
+	var peak float64
+	peakCPU := used(func() { peak, err = flood.FindPeak(context.Background(), c, 5*time.Second) })
+	if err != nil {
+		tb.Fatalf("%s: %v", c.Name, err)
+	}
+	time.Sleep(floodRest)
+	if c.Rate = s.rate; c.Rate == 0 {
+		c.Rate = peak
+	}
+	floodCPU := used(func() { r, err = flood.Run(context.Background(), c) })
+	if err != nil {
+		tb.Fatalf("%s: %v", c.Name, err)
+	}
+	r.Peak = peak
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "the server used %.0f %% of its core, which it shares with %d, at the peak, and %.0f %% in the flood\n", 100*peakCPU, spinners, 100*floodCPU)
+	if err := r.Print(&b); err != nil {
+		tb.Fatal(err)
+	}
+	return r, b.Bytes()
+}
+
+// startFlooded starts the real program on the server's core.
+func startFlooded(tb testing.TB, flags []string) (server, func()) {
+	tb.Helper()
+	path := *program
+	if path == "" {
+		var err error
+		if path, err = build(); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	dir, err := os.MkdirTemp("", "spillway-flood-")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s := server{name: "spillway", addr: freeAddr(tb)}
+	cmd := exec.Command(path, append([]string{"serve", "--data_dir=" + dir, "--http.listen=" + s.addr.String(), "--admin.listen=",
+		"--http.max_conns=12000", "--ws.max_conns=6000", "--store.memory.max=2GiB", "--store.snapshot.every=0s", "--log.level=error"}, flags...)...)
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
+	cmd.Stderr = os.Stderr
+	kill := startStoppable(tb, cmd)
+	stop := func() {
+		kill()
+		_ = os.RemoveAll(dir)
+	}
+	waitListening(tb, s.addr)
+	s.pid = cmd.Process.Pid
+	return s, stop
+}
+
+// startFloodedOpentracker is startOpentracker with all the torrents of a flood.
+func startFloodedOpentracker(tb testing.TB) (server, func()) {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "opentracker-flood-")
+	if err == nil {
+		err = os.Chmod(dir, 0o755) // it drops to nobody
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var list []byte
+	for i := range floodTorrents {
+		list = fmt.Appendf(list, "%x\n", flood.InfoHash(i))
+	}
+	if err := os.WriteFile(filepath.Join(dir, "whitelist"), list, 0o644); err != nil {
+		tb.Fatal(err)
+	}
+	s := server{name: "opentracker", addr: freeAddr(tb)}
+	cmd := exec.Command("opentracker", "-i", "127.0.0.1", "-p", fmt.Sprint(s.addr.Port()), "-d", dir, "-w", "whitelist")
+	kill := startStoppable(tb, cmd)
+	stop := func() {
+		kill()
+		_ = os.RemoveAll(dir)
+	}
+	waitListening(tb, s.addr)
+	waitWhitelist(tb, s.addr, floodTorrents-1)
+	s.pid = cmd.Process.Pid
+	return s, stop
+}
+
+// startStoppable is start for what ends before the benchmark does.
+func startStoppable(tb testing.TB, cmd *exec.Cmd) (stop func()) {
+	tb.Helper()
+	_, core := cores(tb)
+	if err := StartPinned(cmd, core); err != nil {
+		tb.Fatalf("start %s: %v", cmd.Path, err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+	}()
+	stop = func() {
+		_ = cmd.Process.Kill() // says so itself if it has ended
+		<-ended
+	}
+	tb.Cleanup(stop)
+	return stop
+}
+
+func writeFloodJSON(tb testing.TB, name string, r *flood.Result) {
+	tb.Helper()
+	b, err := json.MarshalIndent(r, "", "\t")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	writeFloodFile(tb, name, append(b, '\n'))
+}
+
+func writeFloodFile(tb testing.TB, name string, b []byte) {
+	tb.Helper()
+	err := os.MkdirAll(*floodOut, 0o755)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(*floodOut, name), b, 0o644)
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+}

@@ -62,7 +62,7 @@ func (g *Gate) Load() Load {
 		ShedCost:  g.shedCost.get(),
 		ServeCost: g.serveCost.get(),
 	}
-	if g.law.limited() {
+	if g.law.state == Ramp {
 		l.Rate = g.law.rate
 	}
 	for e := range l.Rates {
@@ -85,9 +85,9 @@ func (g *Gate) why(l *Load) string {
 	case l.State == Ramp:
 		return fmt.Sprintf("just started: %.0f requests a second are admitted, and more each second", l.Rate)
 	case l.State == Overload:
-		return fmt.Sprintf("requests waited longer than %s (shedder.target), now %s: %.0f a second are admitted", target, age, l.Rate)
+		return fmt.Sprintf("requests waited longer than %s (shedder.target), now %s: those that waited too long are refused", target, age)
 	case l.State == Escalated:
-		return fmt.Sprintf("so many are refused that refusing is dear: each waits %s for its answer, %.0f a second are admitted", l.Wait, l.Rate)
+		return fmt.Sprintf("so many are refused that refusing is dear: each waits about %s for its answer", l.Wait.Round(time.Millisecond))
 	case g.memory.Load() == memoryTight:
 		return "memory is short: no new WebSockets"
 	case l.Brownout > 0:

@@ -63,6 +63,10 @@ const (
 // class gets nothing.
 var reserves = [classCount]float64{0, .2, .35, .5, .6, .75, .9}
 
+// patience is how long a request of a class may have waited in an overload, in quarters of the target. Those that are refused
+// first are gone before the others have waited so long.
+var patience = [classCount]time.Duration{8, 6, 5, 4, 3, 2, 1}
+
 // Verdict is what is to become of a request.
 type Verdict uint8
 
@@ -82,6 +86,7 @@ type Request struct {
 	Class    Class      // KnownLeecher and KnownSeeder become Unknown if the source is not known
 	Source   netip.Addr // unmapped; the zero Addr has no budget
 	Now      time.Time
+	Age      time.Duration // since the kernel had it; negative: not known
 
 	// Alone says that the connection carries no other request: to refuse this one costs what serving it does, so the rate does
 	// not refuse it. Such connections are bounded where they are accepted.

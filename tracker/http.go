@@ -272,6 +272,7 @@ func (t *Tracker) handleScrape(ctx *fasthttp.RequestCtx, uri, query, passkey []b
 	b.hashes = sortHashes(b.hashes)
 	// A scrape that is not served is answered with zeros: Transmission counts its failures as failed announces.
 	r := shedder.Request{Endpoint: shedder.Scrape, Class: shedder.Scrapes, Source: addr, Now: ctx.Time(), Alone: ctx.ConnRequestNum() == 1}
+	r.Age, _ = ageOf(ctx)
 	if verdict := t.gate.Admit(&r); verdict > shedder.Trim || t.gate.Rules.MatchSource(addr) {
 		b.counts = b.counts[:0]
 		for range b.hashes {
@@ -307,7 +308,8 @@ func (t *Tracker) decide(ctx *fasthttp.RequestCtx, p *announceParams, addr netip
 	if t.gate.Sample() {
 		t.gate.Talkers.Note(addr, present(ctx.Request.Header.UserAgent()), &p.peerID, (*[20]byte)(&p.infoHash))
 	}
-	if c, ok := ctx.Conn().(interface{ Decided() bool }); ok && c.Decided() {
+	age, decided := ageOf(ctx)
+	if decided {
 		if t.gate.Trims() {
 			return shedder.Trim
 		}
@@ -319,9 +321,22 @@ func (t *Tracker) decide(ctx *fasthttp.RequestCtx, p *announceParams, addr netip
 		Class:    p.class(),
 		Source:   addr,
 		Now:      now,
+		Age:      age,
 		Alone:    ctx.ConnRequestNum() == 1,
 		Direct:   !proxied && !t.Trusted(addr),
 	})
+}
+
+// ageOf tells how old a request was when it was read, -1 where that is not known, and whether Early has let it pass.
+func ageOf(ctx *fasthttp.RequestCtx) (age time.Duration, decided bool) {
+	c, ok := ctx.Conn().(interface {
+		Age() time.Duration
+		Decided() bool
+	})
+	if !ok {
+		return -1, false
+	}
+	return c.Age(), c.Decided()
 }
 
 // answerShed answers an announce that is not served.

@@ -118,7 +118,7 @@ func classOf(event swarm.Event, seeder bool) shedder.Class {
 // Early decides about a request that came whole on a connection that is kept, before it is parsed: to answer one that is
 // refused then costs half of what it costs to serve it (go test -bench=Flood ./internal/bench). It looks only when there is a reason to refuse
 // anything. The reply is nil for what is to be served, and for what is not an announce or not plainly one: undecided.
-func (t *Tracker) Early(remote net.Addr, head []byte, now time.Time) (reply []byte, decided bool) {
+func (t *Tracker) Early(remote net.Addr, head []byte, now time.Time, age time.Duration) (reply []byte, decided bool) {
 	rules := t.gate.Rules
 	if !t.gate.Limited() && !t.gate.Closed(shedder.Announce) && rules.Empty() {
 		return nil, false
@@ -130,7 +130,7 @@ func (t *Tracker) Early(remote net.Addr, head []byte, now time.Time) (reply []by
 	}
 	verdict := shedder.Refuse
 	if !rules.MatchSource(e.client) && !rules.MatchUserAgent(e.userAgent) {
-		verdict = t.gate.Admit(&shedder.Request{Endpoint: shedder.Announce, Class: e.class, Source: e.client, Now: now, Direct: e.direct})
+		verdict = t.gate.Admit(&shedder.Request{Endpoint: shedder.Announce, Class: e.class, Source: e.client, Now: now, Age: age, Direct: e.direct})
 		if verdict <= shedder.Trim {
 			return nil, true
 		}

@@ -195,23 +195,26 @@ func TestEarlyAnswersWhatIsRefused(t *testing.T) {
 	gate := gated(t, shedder.Config{PerSource: shedder.Budget{Rate: 1, Burst: 1}})
 	tracker := serve(t, func(cfg *Config) { cfg.Gate, cfg.TrustedProxies = gate, []string{"10.0.0.0/8"} }).tracker
 	now := time.Now()
-	if reply, decided := tracker.Early(someone, head(announceURI("")), now); reply != nil || decided {
+	if reply, decided := tracker.Early(someone, head(announceURI("")), now, 0); reply != nil || decided {
 		t.Errorf("calm: got %q, %v", reply, decided)
 	}
 	overload(t, gate)
-	if _, decided := tracker.Early(someone, head(announceURI("")), now); !decided {
+	if _, decided := tracker.Early(someone, head(announceURI("")), now, 0); !decided {
 		t.Error("overload: not decided")
 	}
-	reply, decided := tracker.Early(someone, head(announceURI("")), now)
+	reply, decided := tracker.Early(someone, head(announceURI("")), now, 0)
 	if !decided || !bytes.Contains(reply, []byte("5:peers0:")) {
 		t.Errorf("over its budget: got %q, %v", reply, decided)
 	}
-	if reply, _ := tracker.Early(someone, head(announceURI("&event=started")), now); !bytes.Contains(reply, []byte(errOverload)) {
+	if reply, _ := tracker.Early(someone, head(announceURI("&event=started")), now, 0); !bytes.Contains(reply, []byte(errOverload)) {
 		t.Errorf("started, over its budget: got %q", reply)
 	}
 	proxy := &net.TCPAddr{IP: net.IPv4(10, 1, 2, 3)}
-	if reply, decided := tracker.Early(proxy, head(announceURI(""), "x-forwarded-for: 198.51.100.1"), now); reply != nil || !decided {
+	if reply, decided := tracker.Early(proxy, head(announceURI(""), "x-forwarded-for: 198.51.100.1"), now, 0); reply != nil || !decided {
 		t.Errorf("another client, behind a proxy: got %q, %v", reply, decided)
+	}
+	if reply, _ := tracker.Early(proxy, head(announceURI(""), "X-Forwarded-For: 198.51.100.2"), now, time.Second); !bytes.Contains(reply, []byte("5:peers0:")) {
+		t.Errorf("one that has waited for a second: got %q", reply)
 	}
 	for name, h := range map[string][]byte{
 		"a scrape":              head("/scrape?info_hash=" + hash20),
@@ -225,7 +228,7 @@ func TestEarlyAnswersWhatIsRefused(t *testing.T) {
 		"HTTP/1.0":              bytes.Replace(head(announceURI("")), []byte("HTTP/1.1"), []byte("HTTP/1.0"), 1),
 		"a folded header":       head(announceURI(""), " folded"),
 	} {
-		if reply, decided := tracker.Early(someone, h, now); reply != nil || decided {
+		if reply, decided := tracker.Early(someone, h, now, 0); reply != nil || decided {
 			t.Errorf("%s: got %q, %v; want it left to who parses", name, reply, decided)
 		}
 	}
@@ -235,7 +238,7 @@ func TestEarlyAnswersWhatIsRefused(t *testing.T) {
 		"one that says nonsense":    {"X-Forwarded-For: me"},
 		"one that names proxies":    {"X-Forwarded-For: 10.0.0.1"},
 	} {
-		if reply, decided := tracker.Early(proxy, head(announceURI(""), headers...), now); reply != nil || decided {
+		if reply, decided := tracker.Early(proxy, head(announceURI(""), headers...), now, 0); reply != nil || decided {
 			t.Errorf("%s: got %q, %v", name, reply, decided)
 		}
 	}

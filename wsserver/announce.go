@@ -150,7 +150,7 @@ func (w *worker) decide(t *socket) shedder.Verdict {
 	if m.event == swarm.EventStopped {
 		class = shedder.Leaving
 	}
-	return gate.Admit(&shedder.Request{Endpoint: shedder.WS, Class: class, Source: t.addr, Now: w.now})
+	return gate.Admit(&shedder.Request{Endpoint: shedder.WS, Class: class, Source: t.addr, Now: w.now, Age: -1})
 }
 
 // jitter is the interval give or take a fifth, so that peers that came together do not come back together.

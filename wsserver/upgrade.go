@@ -72,7 +72,7 @@ func (s *Server) admit(ctx *fasthttp.RequestCtx, client netip.Addr) refusal {
 	if rules := gate.Rules; !rules.Empty() && (rules.MatchSource(client) || rules.MatchUserAgent(ctx.Request.Header.UserAgent())) {
 		return refusedRule
 	}
-	switch gate.Admit(&shedder.Request{Endpoint: shedder.WS, Class: shedder.Upgrade, Source: client, Now: ctx.Time()}) {
+	switch gate.Admit(&shedder.Request{Endpoint: shedder.WS, Class: shedder.Upgrade, Source: client, Now: ctx.Time(), Age: -1}) {
 	case shedder.Shed:
 		return refusedShed
 	case shedder.OverBudget:

@@ -30,11 +30,12 @@ type Conn struct {
 	fresh atomic.Pointer[freshness] // that counts it, until its first request is answered or waited for
 
 	// Of requests, where there is a Gate. One goroutine reads and writes.
-	requests uint32    // reads that began one, at most 2
-	answered bool      // something was written since the last read
-	decided  bool      // Early has let the last one pass
-	whole    bool      // what was read last ended as a request does
-	sampled  time.Time // when the request under way was read, if it is one of those whose cost is looked at
+	requests uint32        // reads that began one, at most 2
+	age      time.Duration // of the last; negative: not known
+	answered bool          // something was written since the last read
+	decided  bool          // Early has let the last one pass
+	whole    bool          // what was read last ended as a request does
+	sampled  time.Time     // when the request under way was read, if it is one of those whose cost is looked at
 
 	mu       sync.Mutex // guards the deadlines, and their order on the socket
 	read     time.Time  // armed; while headerBy is set: to be armed after the header
@@ -44,7 +45,7 @@ type Conn struct {
 
 func newConn(sock net.Conn, l *listener) *Conn {
 	d := l.door
-	c := &Conn{Conn: sock, door: d, plain: l.plain}
+	c := &Conn{Conn: sock, door: d, plain: l.plain, age: -1}
 	if d.cfg.ProxyProtocol {
 		c.proxy = &proxied{trusted: d.trusts(sock.RemoteAddr())}
 	}

@@ -28,10 +28,11 @@ func (c *Conn) readGated(b []byte) (int, error) {
 		}
 		first := c.requests == 0
 		c.requests = min(c.requests+1, 2)
-		var now time.Time
+		now := time.Now()
+		c.age = -1
 		if stamp != 0 {
-			now = time.Now()
 			if age := time.Duration(now.UnixNano() - stamp); age >= 0 && age < maxAge {
+				c.age = age
 				gate.Observe(age, first)
 			}
 		}
@@ -42,12 +43,21 @@ func (c *Conn) readGated(b []byte) (int, error) {
 			}
 			return n, nil
 		}
-		if stamp>>8%16 == 0 && !now.IsZero() {
-			gate.Spent(2*time.Since(now), true) // and as long again for the read and the write
+		// What it costs is looked at now and then, without the wait.
+		var spent time.Duration
+		looked := stamp>>8%16 == 0
+		if looked {
+			spent = time.Since(now)
 		}
 		gate.Park()
+		if looked {
+			now = time.Now()
+		}
 		if _, err := c.Conn.Write(reply); err != nil {
 			return 0, err
+		}
+		if looked {
+			gate.Spent(spent+time.Since(now), true)
 		}
 		c.answered = true
 	}
@@ -66,12 +76,12 @@ func (c *Conn) early(b []byte, first bool, now time.Time) (reply []byte) {
 		bytes.Index(b, endOfHead) != len(b)-len(endOfHead) {
 		return nil
 	}
-	if now.IsZero() {
-		now = time.Now()
-	}
-	reply, c.decided = c.door.cfg.Early(c.RemoteAddr(), b, now)
+	reply, c.decided = c.door.cfg.Early(c.RemoteAddr(), b, now, c.age)
 	return reply
 }
+
+// Age tells how old the request read last was when it was read; negative: not known.
+func (c *Conn) Age() time.Duration { return c.age }
 
 // Decided tells whether Config.Early has let the request read last pass.
 func (c *Conn) Decided() bool { return c.decided }

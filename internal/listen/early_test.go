@@ -109,7 +109,7 @@ func TestEarlySeesWholeRequestsOfKeptConnectionsOnly(t *testing.T) {
 			t.Parallel()
 			var seen []string
 			read := 0
-			d, _ := open(t, Config{Gate: newTestGate(), Early: func(_ net.Addr, head []byte, now time.Time) ([]byte, bool) {
+			d, _ := open(t, Config{Gate: newTestGate(), Early: func(_ net.Addr, head []byte, now time.Time, _ time.Duration) ([]byte, bool) {
 				if now.IsZero() || string(head) != one {
 					t.Errorf("Early: got %q at %v", head, now)
 				}
@@ -161,7 +161,7 @@ func TestWhatEarlyAnswersIsNotRead(t *testing.T) {
 	t.Parallel()
 	gate := newTestGate()
 	refuse := false
-	d, _ := open(t, Config{Gate: gate, Early: func(net.Addr, []byte, time.Time) ([]byte, bool) {
+	d, _ := open(t, Config{Gate: gate, Early: func(net.Addr, []byte, time.Time, time.Duration) ([]byte, bool) {
 		if refuse {
 			refuse = false
 			return []byte("refused"), true

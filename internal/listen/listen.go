@@ -74,7 +74,7 @@ type Config struct {
 	// Early sees a request that came whole, with one read, on a connection that has carried others, before it is parsed; plain
 	// connections only. A reply is written in place of whatever would have answered, and belongs to Early; decided tells that
 	// the request, if there is no reply, is not to be decided upon again (Conn.Decided). Nil sees none.
-	Early func(remote net.Addr, head []byte, now time.Time) (reply []byte, decided bool)
+	Early func(remote net.Addr, head []byte, now time.Time, age time.Duration) (reply []byte, decided bool)
 }
 
 // Gate is what a Door asks of an overload shedder. It is asked for each connection and each read, and never waits but in Park.

@@ -28,7 +28,8 @@ func (s *Server) sweep(ctx context.Context) {
 	ticker := time.NewTicker(sweepTick)
 	defer ticker.Stop()
 	w := s.newWorker()
-	from, draining, off := 0, 0, 0
+	from, off := 0, 0
+	var draining time.Time // since when; zero: not
 	var reported report
 	for tick := 1; ; tick++ {
 		select {
@@ -50,8 +51,10 @@ func (s *Server) sweep(ctx context.Context) {
 		}
 		switch s.Mode() {
 		case shedder.Drain:
-			s.drain(w, int(drainTime/sweepTick)-draining)
-			draining++
+			if draining.IsZero() {
+				draining = w.now
+			}
+			s.drain(w, drainTicks(w.now.Sub(draining)))
 		case shedder.Off:
 			s.drain(w, 1)
 			if off++; off == offTicks {
@@ -59,7 +62,7 @@ func (s *Server) sweep(ctx context.Context) {
 			}
 		}
 		if s.Mode() != shedder.Drain {
-			draining = 0
+			draining = time.Time{}
 		}
 		if s.Mode() != shedder.Off {
 			off = 0
@@ -101,6 +104,10 @@ func (t *socket) visit(w *worker, now uint32) {
 }
 
 var pingFrame = []byte{0x80 | byte(ws.OpPing), 0}
+
+// drainTicks is how many ticks are left of a drain that has taken so long: by the clock, for a busy machine loses ticks, and a
+// minute by those was 71 seconds at six processes a core.
+func drainTicks(taken time.Duration) int { return int((drainTime - taken) / sweepTick) }
 
 // drain closes each socket with the chance 1/left: over all ticks left, every socket is as likely to go in one as in
 // another, so that clients do not come back together.

@@ -73,9 +73,10 @@ type Gate struct {
 	brownout atomic.Int32
 	memory   atomic.Int32
 	backlog  atomic.Int32
-	mostWait atomic.Int32 // the operator's bound of backlog
-	wait     atomic.Int64 // nanoseconds
-	age      atomic.Int64 // nanoseconds: the median of the last tick
+	mostWait atomic.Int32  // the operator's bound of backlog
+	wait     atomic.Int64  // nanoseconds
+	age      atomic.Int64  // nanoseconds: the median of the last tick
+	late     atomic.Uint64 // announces that were refused because they had waited too long
 	parked   atomic.Int64
 	told     atomic.Int64 // seconds
 	most     atomic.Int64 // seconds
@@ -91,7 +92,8 @@ type Gate struct {
 	last     time.Time // Step
 	seconds  time.Time // of the last look at what changes slowly
 	tens     time.Time
-	seen     [EndpointCount][verdictCount]uint64    // at the last tick
+	seen     [EndpointCount][verdictCount]uint64 // at the last tick
+	lateSeen uint64
 	history  [rateSeconds + 1][EndpointCount]counts // a second each, the newest first
 	median   time.Duration
 	freshMed time.Duration
@@ -181,7 +183,10 @@ func (g *Gate) admit(r *Request) Verdict {
 		}
 	}
 	step := g.brownout.Load()
-	if limited && !r.Alone && (g.tooOld(class, r.Age) || !g.take(class, now) || step >= BrownSeeders && class == KnownSeeder) {
+	if limited && !r.Alone && (g.tooOld(class, r.Age, step) || !g.take(class, now)) {
+		if class <= Unknown {
+			g.late.Add(1)
+		}
 		return Shed
 	}
 	switch {
@@ -222,9 +227,12 @@ func (g *Gate) classOf(class Class, key sourceKey) Class {
 }
 
 // tooOld tells whether a request has waited longer than its class may in an overload.
-func (g *Gate) tooOld(class Class, age time.Duration) bool {
+func (g *Gate) tooOld(class Class, age time.Duration, step int32) bool {
 	if age < 0 {
 		age = time.Duration(g.age.Load())
+	}
+	if class == KnownSeeder && step >= BrownSeeders {
+		class = Upgrade
 	}
 	return age > patience[class]*g.cfg.Target/4
 }
@@ -300,7 +308,7 @@ func (g *Gate) Park() {
 		return
 	}
 	g.parked.Add(1)
-	time.Sleep(wait/2 + rand.N(wait)) // so that those that wait do not come back together
+	time.Sleep(wait*2/3 + rand.N(wait*2/3)) // so that those that wait do not come back together
 	g.parked.Add(-1)
 }
 
@@ -401,7 +409,7 @@ func (g *Gate) Step(now time.Time) {
 				g.interval.wide = g.interval.told
 			}
 		}
-		if t.refused > 0 || t.median > g.cfg.Target {
+		if t.late > 0 || t.median > g.cfg.Target {
 			g.pressed = now
 		}
 		// Where it is enough to cut sources that are above their budget, nothing is given up.
@@ -442,13 +450,15 @@ func (g *Gate) measure(d time.Duration) tick {
 			case Serve, Trim:
 				t.served += diff
 			case Shed:
-				t.refused += diff
+				t.shed += diff
 			default:
 				t.cut += diff
 			}
 		}
 	}
-	t.dearth = float64(t.refused+t.cut) * (g.shedCost.get() + readCost).Seconds() / d.Seconds() / float64(g.cfg.Cores)
+	late := g.late.Load()
+	t.late, g.lateSeen = int(late-g.lateSeen), late
+	t.dearth = float64(t.shed+t.cut) * (g.shedCost.get() + readCost).Seconds() / d.Seconds() / float64(g.cfg.Cores)
 	return t
 }
 

@@ -8,7 +8,7 @@ const (
 	BrownScrapes             // scrapes are answered without counts
 	BrownOffers              // fewer offers are relayed
 	BrownNumWant             // fewer peers are given
-	BrownSeeders             // seeders' periodic announces, who need nothing of us
+	BrownSeeders             // seeders' periodic announces that wait at all: they need nothing of us
 	brownSteps    = BrownSeeders
 )
 
@@ -17,7 +17,7 @@ var brownTexts = [brownSteps]string{
 	"scrapes are answered without counts",
 	"one offer of an announce is relayed",
 	"replies have 10 peers at most",
-	"seeders' periodic announces are not served",
+	"seeders' announces are served when there is time",
 }
 
 // How fast the ladder goes up, and down.

@@ -39,13 +39,14 @@ type law struct {
 
 // tick is what happened in one.
 type tick struct {
-	length  time.Duration
-	n       int           // requests whose age is known
-	median  time.Duration // of their ages
-	served  int
-	refused int     // for their age
-	cut     int     // for their source, or by a switch: as dear as refused
-	dearth  float64 // share of the time of a core that refusing took
+	length time.Duration
+	n      int           // requests whose age is known
+	median time.Duration // of their ages
+	served int
+	late   int     // announces refused for their age: the only refusals that tell of load
+	shed   int     // all that were, those given up by the brownout too
+	cut    int     // for their source, or by a switch
+	dearth float64 // share of the time of a core that refusing took
 }
 
 // What the law goes by. A tick is 50 ms.
@@ -61,7 +62,7 @@ const (
 	cheapShare    = 0.02
 	firstWait     = 500 * time.Millisecond
 	minWait       = 50 * time.Millisecond
-	maxWait       = 4 * time.Second // every client waits for 10 s at the least
+	maxWait       = 5 * time.Second // give or take a third; every client waits for 10 s at the least
 	escalateTicks = 10
 	peakHalfLife  = 6 * time.Hour
 )
@@ -89,7 +90,7 @@ func (l *law) step(t tick) {
 	} else {
 		l.bad = 0
 	}
-	if t.refused > 0 || !under || 10*t.cut > t.served {
+	if t.late > 0 || !under || 10*t.cut > t.served {
 		l.good = 0
 	} else {
 		l.good++

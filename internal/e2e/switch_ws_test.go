@@ -103,7 +103,7 @@ func TestSwitchWebSocketsOff(t *testing.T) {
 		c.wantGone(t, 5*time.Second)
 		<-time.After(200 * time.Millisecond) // for more of the refused to be counted
 		stop()
-		got := c.outage(t, answered)
+		got := c.outage(answered)
 		row(t, "ws", "off", "300 sockets", got)
 		if try == 0 || got.worst() < best.worst() {
 			best = got

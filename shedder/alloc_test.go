@@ -12,7 +12,7 @@ func TestAdmitAllocatesNothing(t *testing.T) {
 	for _, limited := range []bool{false, true} {
 		g := newGated(t, Config{PerSource: Budget{Rate: 20, Burst: 200}, PerPrefix: Budget{Rate: 200, Burst: 2000}, Offender: func(netip.Addr) {}}, 0)
 		if limited {
-			g.limit(100)
+			g.overload()
 		}
 		r, i := Request{Class: KnownLeecher, Direct: true}, 0
 		if n := testing.AllocsPerRun(10_000, func() {

@@ -1,9 +1,18 @@
 package shedder
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // Where the interval is to keep the load, as a share of the capacity.
 const intervalTarget = 0.6
+
+// intervalStep is the time between two steps, and intervalsToGo how many intervals it takes to go most of the way.
+const (
+	intervalStep  = 10 * time.Second
+	intervalsToGo = 3
+)
 
 // The jitter of what clients are told: usually, and for one interval after a start or an overload, whose clients were answered
 // in one moment and would else come back in one.
@@ -25,7 +34,10 @@ func (i *interval) step(rate, capacity float64, base, most time.Duration) {
 		i.told = base
 		return
 	}
-	factor := min(max(rate/(intervalTarget*capacity), 0.8), 1.25)
+	// What clients are told now is seen in the load when they come back, an interval later. To go a part of the way in each ten
+	// seconds, so small that it takes some intervals to go all of it, is what keeps told from swinging between its bounds.
+	far := min(max(rate/(intervalTarget*capacity), 0.5), 2)
+	factor := math.Pow(far, intervalStep.Seconds()/(intervalsToGo*i.told.Seconds()))
 	i.told = min(max(time.Duration(float64(i.told)*factor), base), most)
 }
 

@@ -35,6 +35,7 @@ type law struct {
 	wait  time.Duration // what a refused request is kept waiting, about
 	calm  int           // ticks without a refusal that end the overload
 	quiet int           // ticks since it ended
+	young int           // ticks in which clients come back that were turned away before the start
 }
 
 // tick is what happened in one.
@@ -51,7 +52,7 @@ type tick struct {
 
 // What the law goes by. A tick is 50 ms.
 const (
-	minAges       = 20 // fewer say nothing
+	minAges       = 10 // fewer say nothing
 	badTicks      = 2  // before there is overload: one is a collection of garbage
 	calmTicks     = 40 // two seconds
 	calmMost      = 1280
@@ -60,7 +61,10 @@ const (
 	rampGrow      = 1.25 // a second
 	dearShare     = 0.05 // of a core, for refusing
 	cheapShare    = 0.02
-	firstWait     = 500 * time.Millisecond
+	firstWait     = 250 * time.Millisecond
+	waitGrow      = 16 // part that is added in a tick while refusing is dear: 2.5 s from the first to the most
+	waitGrowYoung = 128
+	youngTicks    = 1200 // a minute
 	minWait       = 50 * time.Millisecond
 	maxWait       = 5 * time.Second // give or take a third; every client waits for 10 s at the least
 	escalateTicks = 10
@@ -71,7 +75,7 @@ const (
 func (l *law) start(capacity float64) {
 	l.peak, l.calm = capacity, calmTicks
 	if capacity > 0 {
-		l.state, l.rate = Ramp, rampShare*capacity
+		l.state, l.rate, l.young = Ramp, rampShare*capacity, youngTicks
 	}
 }
 
@@ -105,6 +109,7 @@ func (l *law) step(t tick) {
 		}
 	}
 	l.quiet++
+	l.young = max(l.young-1, 0)
 	switch l.state {
 	case Calm:
 		if l.bad >= badTicks {
@@ -125,6 +130,9 @@ func (l *law) step(t tick) {
 
 func (l *law) enter() {
 	l.state, l.wait = Overload, firstWait
+	if l.young > 0 {
+		l.wait = minWait
+	}
 	l.good, l.dear, l.cheap = 0, 0, 0
 	if l.quiet < relapseTicks {
 		l.calm = min(2*max(l.calm, calmTicks), calmMost)
@@ -134,11 +142,16 @@ func (l *law) enter() {
 }
 
 // steer sets what a refused client waits. Who is answered at once asks again at once; who waits cannot, so the cost of refusing
-// is bounded by connections over time, however fast they ask.
+// is bounded by connections over time, however fast they ask. Not so after a start: those who come then are a herd that the
+// outage has gathered. They do as they are told and go away for an interval, and soonest if they need not wait.
 func (l *law) steer(t tick) {
+	grow := time.Duration(waitGrow)
+	if l.young > 0 {
+		grow = waitGrowYoung
+	}
 	switch {
 	case t.dearth > dearShare:
-		l.wait = min(l.wait+l.wait/4, maxWait)
+		l.wait = min(l.wait+l.wait/grow, maxWait)
 		l.dear, l.cheap = l.dear+1, 0
 	case t.dearth < cheapShare:
 		l.wait = max(l.wait-l.wait/32, minWait)

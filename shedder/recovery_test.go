@@ -29,7 +29,7 @@ var (
 	outage = trouble{"down for 60 s", func(s *simulation) { s.downFrom, s.downTo = troubleFrom, troubleEnd }}
 )
 
-// leechersOnly keeps seeders out of the simulations: the brownout's last step refuses all of theirs, whatever the rate.
+// leechersOnly keeps seeders out of the simulations: the brownout's last step refuses those that wait at all.
 const leechersOnly = true
 
 // guard is how a tracker is protected.
@@ -84,7 +84,9 @@ func inSeconds(d time.Duration) string {
 const recoveryHead = "seconds from the end of the trouble to the last 10 s with more than 5 % not answered in time, and not served;\n" +
 	"in brackets what was answered during it. Clients: flat 10 s, flat 60 s, libtorrent"
 
-// TestRecovery: whatever clients do on failure, with the Gate all is well again 75 s after the trouble, and nobody did anything.
+// TestRecovery: whatever clients do on failure, with the Gate all are answered again 75 s after the trouble, and nobody did
+// anything. That all are served takes another ten: a client that tries again after 60 s flat and is turned away once more by the
+// last of the outage is back no sooner.
 func TestRecovery(t *testing.T) {
 	t.Parallel()
 	const within = 75 * time.Second
@@ -95,7 +97,7 @@ func TestRecovery(t *testing.T) {
 		row, answered, served := recoveries(t, tr, gate, simCapacity, pool, refuse, troubleEnd+2*within)
 		rows = append(rows, row)
 		for i := range answered {
-			if answered[i] > within || served[i] > within {
+			if answered[i] > within || served[i] > within+10*time.Second {
 				t.Errorf("not within %s: %s", within, row)
 			}
 		}

@@ -58,7 +58,7 @@ type simulation struct {
 // shedding is what the server asks about each request.
 type shedding interface {
 	observe(age time.Duration, fresh bool)
-	admit(call *simCall, now time.Duration, alone bool) Verdict
+	admit(call *simCall, now, age time.Duration, alone bool) Verdict
 	spent(d time.Duration, shed bool)
 	step(now time.Duration)
 	wait() time.Duration
@@ -91,6 +91,7 @@ type simSecond struct {
 	asked, answered, served    int // of clients
 	offered, admitted, refused int
 	age                        time.Duration // the greatest
+	oldest                     time.Duration // the greatest of those served
 }
 
 type simEvent struct {
@@ -280,12 +281,11 @@ func (s *simulation) serve(sec *simSecond) {
 			continue
 		}
 		sec.offered++
-		spent := one
+		spent, age := one, max(s.free-c.sent, 0)
 		if s.shed != nil {
-			age := max(s.free-c.sent, 0)
 			sec.age = max(sec.age, age)
 			s.shed.observe(age, s.pool == 0)
-			if c.answer = s.shed.admit(c, s.free, s.pool == 0); c.answer > Trim {
+			if c.answer = s.shed.admit(c, s.free, age, s.pool == 0); c.answer > Trim {
 				spent = time.Duration(float64(one) * s.refuse)
 			}
 			if s.read++; s.read%16 == 0 {
@@ -295,6 +295,7 @@ func (s *simulation) serve(sec *simSecond) {
 		s.free += spent
 		if c.answer <= Trim {
 			sec.admitted++
+			sec.oldest = max(sec.oldest, age)
 			s.answer(c, s.free)
 			continue
 		}
@@ -302,7 +303,7 @@ func (s *simulation) serve(sec *simSecond) {
 		wait := time.Duration(0)
 		if s.park && s.pool > 0 {
 			if w := s.shed.wait(); w > 0 {
-				wait = w/2 + time.Duration(s.rng.Int64N(int64(w)))
+				wait = w*2/3 + time.Duration(s.rng.Int64N(int64(w*2/3))) // as Gate.Park
 			}
 		}
 		s.answer(c, s.free+wait)

@@ -82,7 +82,7 @@ func (s *simulation) sum(from, to int) (sum simSecond) {
 	for _, sec := range s.seconds[from:to] {
 		sum.asked, sum.answered, sum.served = sum.asked+sec.asked, sum.answered+sec.answered, sum.served+sec.served
 		sum.offered, sum.admitted, sum.refused = sum.offered+sec.offered, sum.admitted+sec.admitted, sum.refused+sec.refused
-		sum.age = max(sum.age, sec.age)
+		sum.age, sum.oldest = max(sum.age, sec.age), max(sum.oldest, sec.oldest)
 	}
 	return sum
 }
@@ -113,8 +113,8 @@ func (g gated) step(now time.Duration)                { g.Step(simEpoch.Add(now)
 func (g gated) wait() time.Duration                   { return time.Duration(g.Gate.wait.Load()) }
 func (g gated) backlog() int                          { return g.Backlog() }
 
-func (g gated) admit(c *simCall, now time.Duration, alone bool) Verdict {
-	return g.Admit(&Request{Endpoint: Announce, Class: c.class, Source: c.source, Now: simEpoch.Add(now), Alone: alone})
+func (g gated) admit(c *simCall, now, age time.Duration, alone bool) Verdict {
+	return g.Admit(&Request{Endpoint: Announce, Class: c.class, Source: c.source, Now: simEpoch.Add(now), Age: age, Alone: alone})
 }
 
 // told is as Told and ToldShed.

@@ -74,10 +74,10 @@ func (s *sources) key(addr netip.Addr) sourceKey {
 }
 
 // charge counts a request at now against the budgets of its host and its network, and tells whether one was used up. Who is
-// over is not charged: a source may come back as soon as it keeps to its rate.
+// over is not charged: a source may come back as soon as it keeps to its rate. Nor is its network, whose other hosts are not
+// to pay for one that is cut already.
 func (s *sources) charge(k sourceKey, now int64) (over bool) {
-	over = s.host.charge(&s.hosts[k.host%sourceCells], now)
-	return s.prefix.charge(&s.prefixes[k.prefix%sourceCells], now) || over
+	return s.host.charge(&s.hosts[k.host%sourceCells], now) || s.prefix.charge(&s.prefixes[k.prefix%sourceCells], now)
 }
 
 func (l limit) charge(cell *atomic.Uint64, now int64) (over bool) {

@@ -68,6 +68,7 @@ func TestBudgetOfNetworks(t *testing.T) {
 	f("another /64", "2001:db8::1", "2001:db8:0:1::1", ten, none, 10)
 	f("of one /48", "2001:db8::1", "2001:db8:0:1::1", none, ten, 0)
 	f("of another", "2001:db8::1", "2001:db8:1::1", none, ten, 10)
+	f("a host far over its budget, and its neighbour", "192.0.2.1", "192.0.2.2", Budget{Rate: 1, Burst: 5}, ten, 5)
 	f("both", "192.0.2.1", "192.0.2.2", ten, Budget{Rate: 1, Burst: 15}, 5)
 }
 

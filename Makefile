@@ -3,16 +3,17 @@
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.1
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME = 30s
+FLOODS = /tmp/floods
 
-.PHONY: build test clients lint vuln bench fuzz fmt
+.PHONY: build test clients lint vuln bench bench-flood fuzz fmt
 
 build:
 	CGO_ENABLED=0 go build -trimpath ./cmd/spillway
 
 # Twice: with the race detector, then as users run it, with the tests it would disturb (allocations) and the real clients.
 test: clients lint vuln
-	go test -race -timeout=5m ./...
-	go test -count=1 -p=1 -timeout=5m -tags=e2e ./...
+	go test -race -timeout=10m ./...
+	go test -count=1 -p=1 -timeout=15m -tags=e2e ./...
 
 clients:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then .ci/install && .ci/install-web; \
@@ -31,6 +32,10 @@ vuln:
 
 bench:
 	go test -run='^$$' -bench=. -timeout=40m ./internal/bench
+
+# Floods of the real program, with shedding and without, and of opentracker: an hour, on a machine that does nothing else.
+bench-flood:
+	go test -run='^$$' -bench='^BenchmarkFlood' -timeout=3h ./internal/bench -flood.out=$(FLOODS) -flood.length=10s -flood.patience=20ms
 
 # Each fuzz target in turn, FUZZTIME each.
 fuzz:

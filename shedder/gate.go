@@ -1,7 +1,6 @@
 package shedder
 
 import (
-	"context"
 	"math/rand/v2"
 	"net/netip"
 	"runtime/metrics"
@@ -62,6 +61,7 @@ type Gate struct {
 	sources sources
 
 	kept, fresh ages
+	ping        atomic.Int64 // nanoseconds: the longest a wake-up took since the last tick
 	serveCost   cost
 	shedCost    cost
 	counts      [EndpointCount][verdictCount]atomic.Uint64
@@ -92,6 +92,7 @@ type Gate struct {
 	last     time.Time // Step
 	seconds  time.Time // of the last look at what changes slowly
 	tens     time.Time
+	loosened time.Time                           // when sources were last cut more, or less
 	seen     [EndpointCount][verdictCount]uint64 // at the last tick
 	lateSeen uint64
 	history  [rateSeconds + 1][EndpointCount]counts // a second each, the newest first
@@ -115,6 +116,9 @@ const (
 
 // backlogTime is how long a connection may wait to be accepted in an overload.
 const backlogTime = 20 * time.Millisecond
+
+// freshTarget is to the first requests of connections what Config.Target is to others.
+const freshTarget = backlogTime * 3 / 4
 
 // New makes a gate. The switches and rules must be there; the caller may turn them.
 func New(cfg Config, switches *Switches, rules *Rules, now time.Time) *Gate {
@@ -345,175 +349,4 @@ func (g *Gate) ToldShed() int {
 func (g *Gate) ToldOff() int {
 	most := g.most.Load()
 	return int(most - rand.Int64N(most/3+1))
-}
-
-// Run steps until ctx ends.
-func (g *Gate) Run(ctx context.Context) {
-	// By itself: what is written to a slow disk must not keep the law from its tick.
-	kept := make(chan struct{})
-	go func() {
-		defer close(kept)
-		every(ctx, time.Second, g.keep)
-	}()
-	every(ctx, TickLength, g.Step)
-	<-kept
-}
-
-func every(ctx context.Context, d time.Duration, f func(now time.Time)) {
-	ticker := time.NewTicker(d)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case now := <-ticker.C:
-			f(now)
-		}
-	}
-}
-
-// keep ends switches and rules whose time is up, and adds those that are proposed, if it may.
-func (g *Gate) keep(now time.Time) {
-	g.Switches.Expire(now)
-	g.Rules.Expire(now)
-	if g.cfg.AutoRules <= 0 || !g.limited.Load() {
-		return
-	}
-	for _, p := range g.Talkers.Proposals() {
-		if g.Rules.Has(p.Kind, p.Value) {
-			continue
-		}
-		// What cannot be added, as where there are too many rules, is still proposed, and so seen.
-		if _, err := g.Rules.Add(p.Kind, p.Value, g.cfg.AutoRules, p.Why, bySpillway); err == nil {
-			g.Talkers.Renew()
-		}
-	}
-}
-
-// Step is one control tick: it looks at what happened since the last, and decides what holds until the next.
-func (g *Gate) Step(now time.Time) {
-	g.mu.Lock()
-	d := now.Sub(g.last)
-	if d <= 0 {
-		g.mu.Unlock()
-		return
-	}
-	g.last = now
-	t := g.measure(d)
-	if !g.cfg.Disabled {
-		before := g.law.state
-		g.law.step(t)
-		if g.law.state != before {
-			g.since = now
-			if before >= Overload || g.law.state >= Overload {
-				g.interval.wide = g.interval.told
-			}
-		}
-		if t.late > 0 || t.median > g.cfg.Target {
-			g.pressed = now
-		}
-		// Where it is enough to cut sources that are above their budget, nothing is given up.
-		g.ladder.step(g.law.state >= Overload && now.Sub(g.pressed) < time.Second, d)
-	}
-	if now.Sub(g.seconds) >= time.Second {
-		g.eachSecond(now)
-	}
-	g.publish()
-	overload := g.law.state >= Overload
-	g.mu.Unlock()
-	g.Talkers.Step(now, overload)
-}
-
-// readCost is what it takes to be woken for a request and to read it, which is before the samples of what it costs begin: about
-// a third of a request that is served (go tool pprof, of a flood of kept connections).
-const readCost = 5 * time.Microsecond
-
-// measure takes the counts since the last tick.
-func (g *Gate) measure(d time.Duration) tick {
-	t := tick{length: d}
-	keptN, kept := g.kept.drain()
-	freshN, fresh := g.fresh.drain()
-	t.n, t.median = keptN, kept
-	g.median, g.freshMed = kept, fresh
-	g.freshN += (float64(freshN)/d.Seconds() - g.freshN) / 8
-	if freshN > keptN {
-		// Connections of one request: their queue is the kernel's, and bounded by Backlog. What is above that is ours.
-		t.n, t.median = freshN, max(fresh-backlogTime, 0)
-		g.median = fresh
-	}
-	for e := range g.counts {
-		for v := range g.counts[e] {
-			n := g.counts[e][v].Load()
-			diff := int(n - g.seen[e][v])
-			g.seen[e][v] = n
-			switch Verdict(v) {
-			case Serve, Trim:
-				t.served += diff
-			case Shed:
-				t.shed += diff
-			default:
-				t.cut += diff
-			}
-		}
-	}
-	late := g.late.Load()
-	t.late, g.lateSeen = int(late-g.lateSeen), late
-	t.dearth = float64(t.shed+t.cut) * (g.shedCost.get() + readCost).Seconds() / d.Seconds() / float64(g.cfg.Cores)
-	return t
-}
-
-// eachSecond looks at what changes slowly. The caller holds mu.
-func (g *Gate) eachSecond(now time.Time) {
-	d := now.Sub(g.seconds)
-	g.seconds = now
-	copy(g.history[1:], g.history[:])
-	for e := range g.seen {
-		g.history[0][e] = g.seen[e]
-	}
-	g.used = memoryUsed(g.samples)
-	g.memory.Store(int32(memoryLevel(int(g.memory.Load()), g.used, g.cfg.MemoryMax)))
-	g.sources.remembering.Store(g.law.state == Calm)
-	g.sources.rotate(now)
-	g.interval.wide = max(g.interval.wide-d, 0)
-	if d := now.Sub(g.tens); d >= 10*time.Second {
-		g.tens = now
-		offered := 0.0
-		for _, n := range g.rates(Announce) {
-			offered += n
-		}
-		g.interval.step(offered, g.law.peak, g.cfg.Interval, g.cfg.MaxInterval)
-	}
-}
-
-// rates are an endpoint's verdicts a second, lately. The caller holds mu.
-func (g *Gate) rates(e Endpoint) (r [verdictCount]float64) {
-	for v := range r {
-		r[v] = float64(g.history[0][e][v]-g.history[rateSeconds][e][v]) / rateSeconds
-	}
-	return r
-}
-
-// publish tells those that ask what was decided. The caller holds mu.
-func (g *Gate) publish() {
-	g.limited.Store(g.law.limited())
-	if g.law.limited() {
-		g.wait.Store(int64(g.law.wait))
-	} else {
-		g.wait.Store(0)
-	}
-	if g.law.state == Ramp {
-		g.spacing.Store(int64(float64(time.Second) / max(g.law.rate, 1)))
-	} else {
-		g.spacing.Store(0)
-	}
-	g.age.Store(int64(g.median))
-	g.brownout.Store(int32(g.ladder.level))
-	backlog := MaxBacklog
-	if !g.cfg.Disabled && (g.law.limited() || g.freshMed > backlogTime) {
-		backlog = min(max(int(g.freshN*backlogTime.Seconds()), MinBacklog), MaxBacklog)
-	}
-	g.backlog.Store(min(int32(backlog), g.mostWait.Load()))
-	g.told.Store(int64(g.interval.told / time.Second))
-	g.most.Store(int64(g.cfg.MaxInterval / time.Second))
-	g.jitter.Store(int64(100 * g.interval.jitter()))
 }

@@ -1,7 +1,9 @@
 package shedder
 
 import (
+	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"testing"
 	"time"
@@ -295,6 +297,51 @@ func TestBacklogFollowsTheLoad(t *testing.T) {
 	}
 }
 
+// TestWithoutAgesWakeUpsTell: over a unix socket the kernel stamps nothing.
+func TestWithoutAgesWakeUpsTell(t *testing.T) {
+	t.Parallel()
+	g := newGated(t, Config{}, 0)
+	tick := func(i int, asked int, ping time.Duration) {
+		for range asked {
+			g.Admit(&Request{Endpoint: Announce, Class: Unknown, Age: -1, Now: simEpoch})
+		}
+		g.ping.Store(int64(ping))
+		g.step(time.Duration(i) * TickLength)
+	}
+	for i := range 10 {
+		tick(i+1, minAges-1, time.Second)
+	}
+	if g.Limited() {
+		t.Error("nobody asks, and there is an overload")
+	}
+	tick(11, 100, 60*time.Millisecond)
+	tick(12, 100, 60*time.Millisecond)
+	if !g.Limited() {
+		t.Error("wake-ups take longer than the target, and there is no overload")
+	}
+	if v := g.Admit(&Request{Endpoint: Announce, Class: Unknown, Age: -1, Now: simEpoch}); v != Shed {
+		t.Errorf("a request without an age: verdict %d, want %d", v, Shed)
+	}
+}
+
+// TestRun: wake-ups are measured, and nothing is left running.
+func TestRun(t *testing.T) {
+	t.Parallel()
+	g := newGated(t, Config{}, 0)
+	g.started = time.Now()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { g.pings(ctx); close(ended) }()
+	for end := time.Now().Add(10 * time.Second); g.ping.Load() == 0; {
+		if time.Now().After(end) {
+			t.Fatal("no wake-up in 10 s")
+		}
+		<-time.After(time.Millisecond)
+	}
+	cancel()
+	<-ended
+}
+
 func BenchmarkAdmit(b *testing.B) {
 	addrs := make([]netip.Addr, 4096)
 	for i := range addrs {
@@ -325,5 +372,35 @@ func BenchmarkAdmit(b *testing.B) {
 				}
 			})
 		})
+	}
+}
+
+// TestAutoRules: what a flood has in common becomes a rule by itself, once and for its time, where the operator wants that.
+func TestAutoRules(t *testing.T) {
+	t.Parallel()
+	for _, d := range []time.Duration{0, time.Hour} {
+		s := newStory()
+		g := newGated(t, Config{AutoRules: d}, 0)
+		g.Talkers = s.t
+		s.calm(5)
+		g.overload()
+		s.play(time.Minute, 3000, true, func(rng *rand.Rand) asked {
+			r := publicMix(rng)
+			if rng.IntN(10) < 7 {
+				r.userAgent = "flood/1"
+			}
+			return r
+		})
+		g.keep(s.now)
+		g.keep(s.now.Add(time.Second))
+		rules := g.Rules.List()
+		switch {
+		case d == 0 && len(rules) > 0:
+			t.Errorf("rules nobody wanted: %v", rules)
+		case d > 0 && (len(rules) != 1 || rules[0].Kind != RuleUserAgent || rules[0].Value != "flood/1" || rules[0].By != bySpillway):
+			t.Errorf("got rules %v, want one of the user agent", rules)
+		case d > 0 && !g.Rules.MatchUserAgent([]byte("flood/1")):
+			t.Error("the rule matches nothing")
+		}
 	}
 }

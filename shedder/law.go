@@ -9,8 +9,8 @@ type State uint8
 const (
 	Calm      State = iota
 	Ramp            // just started: the rate admitted grows from a fifth of the capacity known from before
-	Overload        // requests wait too long: a bounded rate is admitted
-	Escalated       // and refusing has become dear: who is refused is kept waiting, and fewer connections may wait in the kernel
+	Overload        // requests waited too long: those that did are refused
+	Escalated       // and refusing has become dear: who is refused waits longer
 	stateCount
 )
 

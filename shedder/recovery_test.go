@@ -113,7 +113,7 @@ func TestRecovery(t *testing.T) {
 	t.Log(strings.Join(rows, "\n"))
 }
 
-// TestRecoveryFromFewSources: a flood from 2,000 addresses is cut to their budget, and clients hardly see it.
+// TestRecoveryFromFewSources: a flood from 2,000 addresses, whose budgets are eight times what can be served, is cut until clients hardly see it.
 func TestRecoveryFromFewSources(t *testing.T) {
 	t.Parallel()
 	skipIfSlow(t)
@@ -129,8 +129,8 @@ func TestRecoveryFromFewSources(t *testing.T) {
 		}
 	}}
 	served := 0
-	budgets := guard{"gate, budgets of a quarter a second", func(tb testing.TB, s *simulation) {
-		g := newGated(tb, Config{PerSource: Budget{Rate: 0.25, Burst: 5}}, 0)
+	budgets := guard{"gate, budgets of 4 a second", func(tb testing.TB, s *simulation) {
+		g := newGated(tb, Config{PerSource: Budget{Rate: 4, Burst: 40}}, 0)
 		for peer := range int32(simBase * simCapacity * s.length.Seconds() * 1.1) {
 			g.sources.remember(g.sources.key(homeOf(peer))) // as they were served before
 		}

@@ -19,6 +19,7 @@ type sources struct {
 	seed            maphash.Seed
 	hosts, prefixes []atomic.Uint64 // when the budget is used up to (GCRA), in nanoseconds of the Gate's clock
 	host, prefix    limit
+	tight           atomic.Uint32   // how often the rates are halved
 	strikes         []atomic.Uint64 // a second, and how many were refused in it
 
 	known       [2][]atomic.Uint64 // bits: two generations
@@ -37,6 +38,14 @@ const (
 
 	// strikesOut are refusals within a second that make an offender of a source: four times its budget, after its burst.
 	strikesOut = 60
+)
+
+// mostTight bounds how often the rates are halved while an overload lasts: 20 a second becomes one in 1.6 s, of a network no less
+// than an eighth. Two thousand sources that keep to 20 a second each are more than small machines serve; no client asks for as
+// much as one.
+const (
+	mostTight       = 5
+	mostTightPrefix = 3
 )
 
 // limit is a Budget in nanoseconds.
@@ -77,10 +86,14 @@ func (s *sources) key(addr netip.Addr) sourceKey {
 // over is not charged: a source may come back as soon as it keeps to its rate. Nor is its network, whose other hosts are not
 // to pay for one that is cut already.
 func (s *sources) charge(k sourceKey, now int64) (over bool) {
-	return s.host.charge(&s.hosts[k.host%sourceCells], now) || s.prefix.charge(&s.prefixes[k.prefix%sourceCells], now)
+	tight := s.tight.Load()
+	return s.host.charge(&s.hosts[k.host%sourceCells], now, tight) ||
+		s.prefix.charge(&s.prefixes[k.prefix%sourceCells], now, min(tight, mostTightPrefix))
 }
 
-func (l limit) charge(cell *atomic.Uint64, now int64) (over bool) {
+// charge takes a request's time off the budget. With the rate halved, the time that may be ahead stays, and so the burst is
+// halved too.
+func (l limit) charge(cell *atomic.Uint64, now int64, tight uint32) (over bool) {
 	if l.spacing == 0 {
 		return false
 	}
@@ -90,7 +103,7 @@ func (l limit) charge(cell *atomic.Uint64, now int64) (over bool) {
 		if due-now > l.allowed {
 			return true
 		}
-		if cell.CompareAndSwap(old, uint64(due+l.spacing)) {
+		if cell.CompareAndSwap(old, uint64(due+l.spacing<<tight)) {
 			return false
 		}
 	}
@@ -100,6 +113,16 @@ func (l limit) charge(cell *atomic.Uint64, now int64) (over bool) {
 func (s *sources) over(k sourceKey, now int64) bool {
 	due := int64(s.hosts[k.host%sourceCells].Load())
 	return s.host.spacing > 0 && due-now > s.host.allowed
+}
+
+// tighten halves the rates once more, or gives the half back.
+func (s *sources) tighten(more bool) {
+	switch tight := s.tight.Load(); {
+	case more:
+		s.tight.Store(min(tight+1, mostTight))
+	case tight > 0:
+		s.tight.Store(tight - 1)
+	}
 }
 
 // strike counts a refusal, and tells whether it is the one within a second that makes its source an offender.

@@ -186,3 +186,34 @@ func TestStrikes(t *testing.T) {
 		t.Error("the counter ran into the second")
 	}
 }
+
+// TestTighten: while an overload lasts a source may ask half as much, again and again, down to a 32nd, and of it in a burst too.
+func TestTighten(t *testing.T) {
+	t.Parallel()
+	var s sources
+	s.init(Budget{Rate: 20, Burst: 200}, Budget{})
+	key := s.key(netip.MustParseAddr("192.0.2.1"))
+	now := int64(0)
+	served := func(d time.Duration) (n int) {
+		for end := now + int64(d); now < end; now += int64(time.Millisecond) {
+			if !s.charge(key, now) {
+				n++
+			}
+		}
+		return n
+	}
+	served(10 * time.Second) // the burst
+	for tight, want := range []int{2000, 1000, 500, 250, 125, 62, 62, 62} {
+		if n := served(100 * time.Second); n < want*9/10-1 || n > want*11/10+1 {
+			t.Errorf("halved %d times: %d requests in 100 s, want %d", tight, n, want)
+		}
+		s.tighten(true)
+	}
+	for range 10 {
+		s.tighten(false)
+	}
+	now += int64(time.Minute)
+	if n := served(time.Second); n < 200 || n > 225 {
+		t.Errorf("loose again, after a minute of silence: %d at once, want the burst of 200", n)
+	}
+}

@@ -2,6 +2,7 @@ package tracker
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strconv"
@@ -26,7 +27,8 @@ const shedIntervals = 64
 
 // shedReplies are the answers, as they are written to a connection.
 type shedReplies struct {
-	told            int // what they were made for, in seconds
+	told            int       // what they were made for, in seconds
+	made            time.Time // while they hold how long the switch stays off
 	success, failed [shedIntervals]readyReply
 	off, offFailed  [shedIntervals]readyReply
 }
@@ -37,16 +39,34 @@ type readyReply struct {
 	body  int
 }
 
-func (t *Tracker) newShedReplies() *shedReplies {
+// offRenewed is how often the answers are made anew while a switch is off for a time, which they tell.
+const offRenewed = 10 * time.Second
+
+func (t *Tracker) newShedReplies(now time.Time) *shedReplies {
 	r := &shedReplies{told: t.gate.Told0()}
+	until := t.gate.Switches.State(shedder.Announce).Until
+	if !until.IsZero() {
+		r.made = now
+	}
 	for i := range shedIntervals {
 		shed, off := clampInterval(t.gate.ToldShed()), clampInterval(t.gate.ToldOff())
+		if left := int(until.Sub(now) / time.Second); !until.IsZero() {
+			// As soon as it is on again, over an interval: told the longest, they would be missing for an hour after ten minutes off.
+			off = clampInterval(min(left+rand.IntN(r.told+1), off))
+		}
 		r.success[i] = newReadyReply(appendEmpty(nil, shed))
 		r.failed[i] = newReadyReply(appendFailure(nil, string(errOverload), shed))
 		r.off[i] = newReadyReply(appendEmpty(nil, off))
 		r.offFailed[i] = newReadyReply(appendFailure(nil, string(errOff), off))
 	}
 	return r
+}
+
+// renewShedReplies makes the answers anew if what they tell has changed.
+func (t *Tracker) renewShedReplies(now time.Time) {
+	if r := t.shed.Load(); r.told != t.gate.Told0() || !r.made.IsZero() && now.Sub(r.made) >= offRenewed {
+		t.shed.Store(t.newShedReplies(now))
+	}
 }
 
 func newReadyReply(body []byte) readyReply {

@@ -128,6 +128,16 @@ func TestSwitches(t *testing.T) {
 		t.Errorf("a scrape while announces are off: got %v", d.raw)
 	}
 
+	// For ten minutes: clients are back when it is on again, over an interval.
+	if _, err := gate.Switches.Set(shedder.Announce, shedder.Off, 10*time.Minute, "", "test"); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		if d := s.announce(aria2); served(d) || d.Interval < 590 || d.Interval > 600+1800 {
+			t.Errorf("off for ten minutes: got %v", d.raw)
+		}
+	}
+
 	turn(t, gate, shedder.Announce, shedder.RejectNew)
 	if d := s.announce(announceURI("&event=started")); served(d) {
 		t.Errorf("reject-new, started: got %v", d.raw)

@@ -116,6 +116,11 @@ func New(cfg Config, swarms Swarms, log *slog.Logger) (*Tracker, error) {
 		rules, _ := shedder.OpenRules("")
 		t.gate = shedder.New(shedder.Config{Disabled: true}, switches, rules, t.started)
 	}
+	t.gate.Switches.OnChange(func(s shedder.SwitchState) {
+		if s.Endpoint == shedder.Announce {
+			t.shed.Store(t.newShedReplies(time.Now()))
+		}
+	})
 	t.scratch.New = func() any { return new(scratch) }
 	t.metrics.init()
 	if err := t.Reload(cfg); err != nil {
@@ -176,7 +181,7 @@ func (t *Tracker) Reload(cfg Config) error {
 	}
 	if last := t.settings.Swap(s); last == nil || last.cfg.Interval != cfg.Interval || last.cfg.MaxInterval != cfg.MaxInterval {
 		t.gate.SetIntervals(cfg.Interval, cfg.MaxInterval)
-		t.shed.Store(t.newShedReplies())
+		t.shed.Store(t.newShedReplies(time.Now()))
 	}
 	return nil
 }
@@ -227,9 +232,7 @@ func (t *Tracker) Run(ctx context.Context) {
 		case <-ticker.C:
 		}
 		t.stats.sample(time.Now(), t.metrics.announceServed.Get())
-		if t.shed.Load().told != t.gate.Told0() {
-			t.shed.Store(t.newShedReplies())
-		}
+		t.renewShedReplies(time.Now())
 		s := t.settings.Load()
 		stamps := s.stampFiles()
 		// A file that changed since the last look may be half written: half an allow list would tell clients for good

@@ -2,6 +2,7 @@ package wsserver
 
 import (
 	"math/rand/v2"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -18,6 +19,7 @@ const maxBad = 16
 const maxScrape = 74
 
 func (w *worker) handleMessage(t *socket, payload []byte) {
+	defer w.recover(t)
 	if w.s.Mode() == shedder.Off {
 		return // the socket is about to be closed
 	}
@@ -43,6 +45,23 @@ func (w *worker) handleMessage(t *socket, payload []byte) {
 	default:
 		w.handleAnnounce(t)
 	}
+}
+
+// recover ends the socket whose message panicked, and not the process. An endpoint that does so in a loop is switched off.
+func (w *worker) recover(t *socket) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	s := w.s
+	s.metrics.panics.Inc()
+	s.log.Error("BUG: a WebSocket message panicked", "panic", v, "stack", string(debug.Stack()))
+	if s.cfg.Gate != nil {
+		s.cfg.Gate.Fault(shedder.WS, time.Now())
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.abort(closedError)
 }
 
 // bad answers the first message of a socket that makes no sense, and closes at the sixteenth: whoever sends those reads
@@ -234,6 +253,7 @@ func (w *worker) handleScrape(t *socket) {
 
 // leaveAll takes the socket's peers out of their swarms. The caller is its reader.
 func (t *socket) leaveAll(w *worker) {
+	defer w.recover(t)
 	for t.members != 0 {
 		place := t.members - 1
 		m := t.server.members.at(place)

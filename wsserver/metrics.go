@@ -60,6 +60,7 @@ func (c closeReason) String() string {
 //	spillway_ws_refused_total{reason}                       handshakes, see refusal
 //	spillway_ws_opened_total                                handshakes answered 101
 //	spillway_ws_closed_total{reason}                        see closeReason
+//	spillway_ws_panics_total                                messages that met a bug; their sockets are closed
 //	spillway_ws_paused_total                                times a socket above ws.rate was not read from for a second
 //	spillway_conns{endpoint="ws"}, _max, _peak              sockets
 //	spillway_ws_members, _max                               peers in swarms
@@ -80,6 +81,7 @@ type counters struct {
 	answers        *metrics.Counter
 	opened         *metrics.Counter
 	paused         *metrics.Counter
+	panics         *metrics.Counter
 	dropped        [dropCount]*metrics.Counter
 	refused        [refusalCount]*metrics.Counter
 	closed         [closeCount]*metrics.Counter
@@ -99,6 +101,7 @@ func (c *counters) init(s *Server) {
 	c.offers = set.NewCounter(`spillway_ws_relayed_total{kind="offer"}`)
 	c.answers = set.NewCounter(`spillway_ws_relayed_total{kind="answer"}`)
 	c.opened = set.NewCounter(`spillway_ws_opened_total`)
+	c.panics = set.NewCounter(`spillway_ws_panics_total`)
 	c.paused = set.NewCounter(`spillway_ws_paused_total`)
 	for why := range c.dropped {
 		c.dropped[why] = set.NewCounter(fmt.Sprintf(`spillway_ws_dropped_total{reason=%q}`, dropReason(why)))

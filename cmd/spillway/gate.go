@@ -92,36 +92,43 @@ func (s *server) newGate(flags map[shedder.Endpoint]shedder.Mode) {
 	switches.OnChange(s.switched)
 	rules.OnChange(func(r shedder.Rule, added bool) {
 		s.log.Info("rule changed", "added", added, "kind", r.Kind.String(), "value", r.Value, "by", r.By, "reason", r.Reason, "until", whenOver(r.Until))
-		if added {
-			s.dropRule(r)
+		if p, ok := s.kernelPrefix(r); ok && added {
+			s.firewall.Queue(p, kernelTime(r))
+		} else if ok {
+			if err := s.firewall.Remove(p); err != nil {
+				s.log.Warn("the kernel drops this source until its time is up", "source", p, "err", err)
+			}
 		}
 	})
 }
 
-// dropRule has the kernel drop what a rule blocks, as long as the rule is in force and at most for a day. Behind a proxy that
-// drops nobody: there the kernel sees the proxy's address only.
-func (s *server) dropRule(r shedder.Rule) {
+// kernelPrefix is what the kernel can drop for a rule. Behind a proxy that drops nobody: there the kernel sees the proxy's
+// address only.
+func (s *server) kernelPrefix(r shedder.Rule) (netip.Prefix, bool) {
 	if s.firewall == nil || r.Kind != shedder.RuleSource {
-		return
-	}
-	d := 24 * time.Hour
-	if !r.Until.IsZero() {
-		d = min(time.Until(r.Until), d)
+		return netip.Prefix{}, false
 	}
 	if p, err := netip.ParsePrefix(r.Value); err == nil {
-		s.firewall.Queue(p, d)
-	} else if addr, err := netip.ParseAddr(r.Value); err == nil {
-		s.firewall.Queue(firewall.Source(addr), d)
+		return p, true
 	}
+	addr, err := netip.ParseAddr(r.Value)
+	return netip.PrefixFrom(addr, addr.BitLen()), err == nil
 }
 
-// dropRules does so for all of them: at the start, and each hour, for those without an end.
-func (s *server) dropRules() {
-	if s.firewall == nil {
-		return
+// kernelTime is how long it drops it: as long as the rule is in force, a day at the most.
+func kernelTime(r shedder.Rule) time.Duration {
+	if r.Until.IsZero() {
+		return 24 * time.Hour
 	}
+	return min(time.Until(r.Until), 24*time.Hour)
+}
+
+// dropRules has the kernel drop what all rules block: at the start, and each hour, for those without an end.
+func (s *server) dropRules() {
 	for _, r := range s.gate.Rules.List() {
-		s.dropRule(r)
+		if p, ok := s.kernelPrefix(r); ok {
+			s.firewall.Queue(p, kernelTime(r))
+		}
 	}
 }
 

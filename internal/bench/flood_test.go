@@ -44,6 +44,10 @@ const (
 	// floodRest is between the search for the peak, which may look like an overload, and the flood: shedding ends within it.
 	floodRest = 5 * time.Second
 
+	// poolPeakConns have a server always busy, so that it has no more of a core that it shares than in the flood; and are few
+	// enough for it to call it no overload.
+	poolPeakConns = 600
+
 	// clientTimeout is what the least patient client waits for an answer (libtorrent's receive timeout).
 	clientTimeout = 10 * time.Second
 
@@ -72,7 +76,7 @@ func floodScenarios() []floodScenario {
 	pool := func(multiple float64, conns, spinners int) floodScenario {
 		return floodScenario{
 			name: fmt.Sprintf("keepalive-%gx-pool-%d", multiple, conns), profile: fmt.Sprintf("3s@0.5,%%s@%g,5s@0.5", multiple), flags: behindProxy,
-			config:   flood.Config{Mode: flood.KeepAlive, Conns: conns, Source: flood.SourceHeader, Timeout: clientTimeout},
+			config:   flood.Config{Mode: flood.KeepAlive, Conns: conns, PeakConns: poolPeakConns, Source: flood.SourceHeader, Timeout: clientTimeout},
 			spinners: spinners,
 		}
 	}
@@ -91,7 +95,7 @@ func floodScenarios() []floodScenario {
 		}
 		return s
 	}
-	header := flood.Config{Mode: flood.KeepAlive, Conns: 2000, Source: flood.SourceHeader, Timeout: clientTimeout}
+	header := flood.Config{Mode: flood.KeepAlive, Conns: 2000, PeakConns: poolPeakConns, Source: flood.SourceHeader, Timeout: clientTimeout}
 	real := flood.Config{Mode: flood.Close, Conns: 15_000, PeakConns: closePeakConns}
 	const reference = 2000 // requests a second of the reference deployment
 	all := []floodScenario{

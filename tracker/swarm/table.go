@@ -232,16 +232,20 @@ func ticks(ttl time.Duration) uint32 { return uint32(max(min(ttl, MaxTTL), Tick)
 func (t *Table) Scrape(hashes []InfoHash, dst []Counts) []Counts {
 	for i := range hashes {
 		hash := maphash.Bytes(t.seed, hashes[i][:])
-		s := &t.shards[hash>>(64-shardBits)]
-		var c Counts
-		s.mu.Lock()
-		if sw := s.find(hash, &hashes[i]); sw != nil {
-			c = sw.counts()
-		}
-		s.mu.Unlock()
-		dst = append(dst, c)
+		dst = append(dst, t.shards[hash>>(64-shardBits)].scrape(hash, &hashes[i]))
 	}
 	return dst
+}
+
+// scrape gives its lock back whatever happens, as Announce does: a request that panics ends by itself, and must not take a
+// shard with it.
+func (s *shard) scrape(hash uint64, infoHash *InfoHash) (c Counts) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sw := s.find(hash, infoHash); sw != nil {
+		c = sw.counts()
+	}
+	return c
 }
 
 // peers is how many there are, of all families.

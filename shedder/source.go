@@ -20,7 +20,7 @@ type sources struct {
 	hosts, prefixes []atomic.Uint64 // when the budget is used up to (GCRA), in nanoseconds of the Gate's clock
 	host, prefix    limit
 	tight           atomic.Uint32   // how often the rates are halved
-	strikes         []atomic.Uint64 // a second, and how many were refused in it
+	strikes         []atomic.Uint64 // a window of time, and how many were refused in it
 
 	known       [2][]atomic.Uint64 // bits: two generations
 	young       atomic.Uint32      // which of them is written to
@@ -30,14 +30,16 @@ type sources struct {
 
 const (
 	sourceCells = 1 << 18 // 2 MiB each; 2,000 attackers take 0.8 % of the others with them
-	strikeCells = 1 << 12
+	strikeCells = 1 << 16
 	knownBits   = 1 << 22 // half a MiB a generation; of 200,000 known, one stranger in 120 passes for one
 
 	// knownFor is how long a source is known after it was served: at least half of it, and an interval is within that.
 	knownFor = 4 * time.Hour
 
-	// strikesOut are refusals within a second that make an offender of a source: four times its budget, after its burst.
-	strikesOut = 60
+	// strikesOut are refusals within strikeTime that make an offender of a source: its burst is used up by then, and a client
+	// that is told to come back in half an hour does not ask again and again.
+	strikesOut = 6
+	strikeTime = int64(10 * time.Second)
 )
 
 // mostTight bounds how often the rates are halved while an overload lasts: 20 a second becomes one in 1.6 s, of a network no less
@@ -125,15 +127,15 @@ func (s *sources) tighten(more bool) {
 	}
 }
 
-// strike counts a refusal, and tells whether it is the one within a second that makes its source an offender.
+// strike counts a refusal, and tells whether it is the one that makes its source an offender.
 func (s *sources) strike(k sourceKey, now int64) bool {
 	cell := &s.strikes[k.host%strikeCells]
-	second := uint64(now/int64(time.Second)) << 16
+	window := uint64(now/strikeTime) << 16
 	for {
 		old := cell.Load()
 		next := old + 1
-		if old>>16 != second>>16 {
-			next = second + 1
+		if old>>16 != window>>16 {
+			next = window + 1
 		}
 		if next&0xffff == 0 {
 			return false

@@ -166,24 +166,24 @@ func TestStrikes(t *testing.T) {
 	t.Parallel()
 	s := newSources(Budget{}, Budget{})
 	k, told := s.key(netip.MustParseAddr("192.0.2.1")), 0
-	for i := range 10 * 1000 {
+	for i := range 30 * 1000 {
 		if s.strike(k, int64(i)*int64(time.Millisecond)) {
 			told++
 		}
 	}
-	if told != 10 {
-		t.Errorf("a thousand refusals a second for ten seconds: told %d times, want once a second", told)
+	if told != 3 {
+		t.Errorf("a thousand refusals a second for thirty seconds: told %d times, want once in ten", told)
 	}
 	for i := range 10 * (strikesOut - 1) {
-		if s.strike(k, int64(time.Hour)+int64(i)*int64(time.Second)/(strikesOut-1)) {
+		if s.strike(k, int64(time.Hour)+int64(i)*strikeTime/(strikesOut-1)) {
 			t.Fatal("told of one that is refused a little less than that")
 		}
 	}
 	for range 1 << 17 {
-		s.strike(k, int64(2*time.Hour)) // the counter must not run into the second
+		s.strike(k, int64(2*time.Hour)) // the counter must not run into the window
 	}
-	if s.strikes[k.host%strikeCells].Load()>>16 != uint64(2*time.Hour/time.Second) {
-		t.Error("the counter ran into the second")
+	if s.strikes[k.host%strikeCells].Load()>>16 != uint64(int64(2*time.Hour)/strikeTime) {
+		t.Error("the counter ran into the window")
 	}
 }
 

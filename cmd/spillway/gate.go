@@ -150,7 +150,7 @@ func whenOver(t time.Time) string {
 }
 
 // offenderTime is how long the kernel drops a source far above its budget.
-const offenderTime = 10 * time.Minute
+const offenderTime = 5 * time.Minute
 
 // offender is told of such a source, on the path of a request.
 func (s *server) offender(addr netip.Addr) {

@@ -100,7 +100,7 @@ func floodScenarios() []floodScenario {
 	const reference = 2000 // requests a second of the reference deployment
 	all := []floodScenario{
 		pool(2, 2000, 1), pool(2, 10_000, 1), pool(5, 2000, 2), pool(5, 10_000, 2),
-		each(1.5, 1), each(3, 3),
+		each(1.5, 3), each(3, 5),
 		attack("sources-10x-header", 0, header), attack("sources-10x-real", 0, real),
 		attack("sources-20000-header", reference, header), attack("sources-20000-real", reference, real),
 	}

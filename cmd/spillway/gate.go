@@ -188,10 +188,10 @@ func (s *server) openFirewall() {
 
 // watchGate says in the log when the tracker begins and ends to refuse, keeps the capacity for the next start, and the last hour
 // for the operator's page.
-func (s *server) watchGate(ctx context.Context) {
+func (s *server) watchGate(ctx context.Context, dataDir string) {
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
-	file := filepath.Join(s.cfg.DataDir, capacityFile)
+	file := filepath.Join(dataDir, capacityFile)
 	state, saved := shedder.Calm, s.gate.CapacityNow()
 	s.dropRules()
 	for n := 1; ; n++ {

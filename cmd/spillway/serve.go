@@ -225,11 +225,12 @@ func (s *server) run(stop, hup <-chan os.Signal) error {
 	s.tasks.Go(func() { s.tracker.Run(ctx) })
 	s.tasks.Go(func() { s.ws.Run(ctx) })
 	s.tasks.Go(func() { s.gate.Run(ctx) })
-	s.tasks.Go(func() { s.watchGate(ctx) })
+	dataDir := s.cfg.DataDir // read here: a reload changes s.cfg
+	s.tasks.Go(func() { s.watchGate(ctx, dataDir) })
 	if s.firewall != nil {
 		s.tasks.Go(func() { s.firewall.Run(ctx) })
 	}
-	every := time.Duration(s.cfg.Store.Snapshot.Every) // read here: a reload changes s.cfg
+	every := time.Duration(s.cfg.Store.Snapshot.Every)
 	s.tasks.Go(func() { s.snapshots.run(ctx, every) })
 	s.tasks.Go(func() { watchdog(ctx, s.table, s.logs.Limited) })
 	if s.certs != nil {

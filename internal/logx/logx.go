@@ -80,12 +80,13 @@ func (l *limiter) WithGroup(name string) slog.Handler {
 func (l *limiter) run(ctx context.Context) {
 	tick := time.NewTicker(Window)
 	defer tick.Stop()
-	for ctx.Err() == nil {
+	for {
 		select {
 		case <-ctx.Done():
 			// Once more, all of it: what was suppressed in the last seconds may
 			// be why somebody stops the program.
 			l.summarize(l.windows.drain())
+			return
 		case now := <-tick.C:
 			l.summarize(l.windows.flush(now))
 		}

@@ -82,6 +82,7 @@ type Gate struct {
 	most     atomic.Int64 // seconds
 	jitter   atomic.Int64 // per cent
 	faults   [EndpointCount]faults
+	freed    time.Time // when memory was given back last; keep's
 
 	mu       sync.Mutex // guards what follows; Step's, and of those that look
 	law      law

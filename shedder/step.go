@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"io"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -60,10 +61,18 @@ func every(ctx context.Context, d time.Duration, f func(now time.Time)) {
 	}
 }
 
+// freeEvery is how often memory is collected and given back while it is full.
+const freeEvery = 5 * time.Second
+
 // keep ends switches and rules whose time is up, and adds those that are proposed, if it may.
 func (g *Gate) keep(now time.Time) {
 	g.Switches.Expire(now)
 	g.Rules.Expire(now)
+	if g.Full() && now.Sub(g.freed) >= freeEvery {
+		// Where no connection is accepted nothing is allocated, and so nothing would be collected for minutes.
+		debug.FreeOSMemory()
+		g.freed = now
+	}
 	if g.cfg.AutoRules <= 0 || !g.limited.Load() {
 		return
 	}

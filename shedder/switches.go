@@ -17,7 +17,7 @@ type Mode uint8
 // The modes (contract: switches).
 const (
 	On        Mode = iota
-	RejectNew      // WebSockets that are open stay; HTTP and UDP: as Drain
+	RejectNew      // WebSockets that are open stay; announces are served but those of peers that start; scrapes: as Drain
 	Drain          // open WebSockets are closed over a minute; HTTP and UDP requests are answered politely and not served
 	Off
 	modeCount

@@ -43,7 +43,7 @@ const [a, b] = await Promise.all([open(), open()])
 const { magnet, sum } = await a.tab.evaluate(async size => {
   const file = new Uint8Array(size)
   for (let i = 0; i < size; i += 65536) crypto.getRandomValues(file.subarray(i, i + 65536))
-  const torrent = await new Promise(resolve => client.seed(new File([file], 'payload.bin'), {}, resolve))
+  const torrent = await new Promise(resolve => client.seed(new File([file], 'payload.bin'), { announceList: [client.tracker.announce] }, resolve))
   watch(torrent)
   return { magnet: torrent.magnetURI, sum: await sha256(file) }
 }, mib << 20)

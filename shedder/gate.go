@@ -68,7 +68,7 @@ type Gate struct {
 
 	// What Step has decided, for those that ask.
 	limited  atomic.Bool
-	spacing  atomic.Int64 // nanoseconds between two requests admitted, while limited
+	spacing  atomic.Int64 // nanoseconds between two requests admitted, during the ramp; 0: no bound
 	due      atomic.Int64 // when the rate is used up to (GCRA), nanoseconds since started
 	brownout atomic.Int32
 	memory   atomic.Int32
@@ -121,9 +121,15 @@ const backlogTime = 20 * time.Millisecond
 // freshTarget is to the first requests of connections what Config.Target is to others.
 const freshTarget = backlogTime * 3 / 4
 
-// New makes a gate. The switches and rules must be there; the caller may turn them.
+// New makes a gate. The caller may turn the switches and rules; nil are some that are kept nowhere.
 func New(cfg Config, switches *Switches, rules *Rules, now time.Time) *Gate {
 	cfg = cfg.withDefaults()
+	if switches == nil {
+		switches, _ = OpenSwitches("") // without a file there is nothing to go wrong
+	}
+	if rules == nil {
+		rules, _ = OpenRules("")
+	}
 	g := &Gate{Switches: switches, Rules: rules, Talkers: NewTalkers(), cfg: cfg, started: now, last: now, since: now, seconds: now, tens: now}
 	g.sources.init(cfg.PerSource, cfg.PerPrefix)
 	g.law.target = cfg.Target
@@ -329,8 +335,8 @@ func (g *Gate) Spent(d time.Duration, shed bool) {
 // Trims tells whether replies are to have few peers.
 func (g *Gate) Trims() bool { return g.brownout.Load() >= BrownNumWant }
 
-// Told0 is the interval in force without its jitter, in seconds.
-func (g *Gate) Told0() int { return int(g.told.Load()) }
+// Interval is what clients are told before the jitter, in seconds.
+func (g *Gate) Interval() int { return int(g.told.Load()) }
 
 // Told is what a client that is served is told, in seconds: the interval in force, with its jitter.
 func (g *Gate) Told() int {

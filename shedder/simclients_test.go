@@ -95,16 +95,8 @@ var simEpoch = time.Unix(1_700_000_000, 0)
 // newGated makes a Gate at a time of the simulation.
 func newGated(tb testing.TB, cfg Config, at time.Duration) gated {
 	tb.Helper()
-	switches, err := OpenSwitches("")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	rules, err := OpenRules("")
-	if err != nil {
-		tb.Fatal(err)
-	}
 	cfg.MemoryMax, cfg.Interval, cfg.MaxInterval = 1<<50, simInterval, 3*simInterval
-	return gated{New(cfg, switches, rules, simEpoch.Add(at))}
+	return gated{New(cfg, nil, nil, simEpoch.Add(at))}
 }
 
 func (g gated) observe(age time.Duration, fresh bool) { g.Observe(age, fresh) }

@@ -50,7 +50,7 @@ func TestPanicLoopTurnsItsEndpointOff(t *testing.T) {
 	} {
 		t.Run(c.endpoint.String(), func(t *testing.T) {
 			t.Parallel()
-			gate := gated(t, shedder.Config{})
+			gate := gated(shedder.Config{})
 			c.store.Table = swarm.New(swarm.Config{})
 			s := serveOn(t, func(cfg *Config) { cfg.Gate = gate }, "tcp4", "127.0.0.1:0", c.store)
 			others := func(when string) {
@@ -104,7 +104,7 @@ func TestPanicLoopTurnsItsEndpointOff(t *testing.T) {
 // A panic in a handshake counts for ws, whatever its path says.
 func TestPanicsOfHandshakesTurnWebSocketsOff(t *testing.T) {
 	t.Parallel()
-	gate := gated(t, shedder.Config{})
+	gate := gated(shedder.Config{})
 	s := serve(t, func(cfg *Config) {
 		cfg.Gate = gate
 		cfg.Upgrade = func(*fasthttp.RequestCtx, netip.Addr) { panic("a handshake too many") }

@@ -76,7 +76,7 @@ func (t *Tracker) Stats() Stats {
 		AnnouncesPerSecond: float64(int64(perSecond*10+0.5)) / 10,
 		Announces:          t.metrics.announceServed.Get(),
 		Scrapes:            t.metrics.scrapeServed.Get(),
-		IntervalSeconds:    t.gate.Told0(),
+		IntervalSeconds:    t.gate.Interval(),
 		StoreBytes:         st.Bytes,
 		StoreMaxBytes:      st.MaxBytes,
 	}

@@ -43,7 +43,7 @@ type readyReply struct {
 const offRenewed = 10 * time.Second
 
 func (t *Tracker) newShedReplies(now time.Time) *shedReplies {
-	r := &shedReplies{told: t.gate.Told0()}
+	r := &shedReplies{told: t.gate.Interval()}
 	until := t.gate.Switches.State(shedder.Announce).Until
 	if !until.IsZero() {
 		r.made = now
@@ -64,7 +64,7 @@ func (t *Tracker) newShedReplies(now time.Time) *shedReplies {
 
 // renewShedReplies makes the answers anew if what they tell has changed.
 func (t *Tracker) renewShedReplies(now time.Time) {
-	if r := t.shed.Load(); r.told != t.gate.Told0() || !r.made.IsZero() && now.Sub(r.made) >= offRenewed {
+	if r := t.shed.Load(); r.told != t.gate.Interval() || !r.made.IsZero() && now.Sub(r.made) >= offRenewed {
 		t.shed.Store(t.newShedReplies(now))
 	}
 }
@@ -136,7 +136,7 @@ func classOf(event swarm.Event, seeder bool) shedder.Class {
 }
 
 // Early decides about a request that came whole on a connection that is kept, before it is parsed: to answer one that is
-// refused then costs half of what it costs to serve it (go test -bench=Flood ./internal/bench). It looks only when there is a reason to refuse
+// refused then costs no parsing. It looks only when there is a reason to refuse
 // anything. The reply is nil for what is to be served, and for what is not an announce or not plainly one: undecided.
 func (t *Tracker) Early(remote net.Addr, head []byte, now time.Time, age time.Duration) (reply []byte, decided bool) {
 	rules := t.gate.Rules

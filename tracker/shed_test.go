@@ -16,18 +16,9 @@ import (
 )
 
 // gated is a gate whose switches and rules are kept nowhere.
-func gated(t testing.TB, cfg shedder.Config) *shedder.Gate {
-	t.Helper()
-	switches, err := shedder.OpenSwitches("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	rules, err := shedder.OpenRules("")
-	if err != nil {
-		t.Fatal(err)
-	}
+func gated(cfg shedder.Config) *shedder.Gate {
 	cfg.Interval, cfg.MaxInterval = 30*time.Minute, 90*time.Minute
-	return shedder.New(cfg, switches, rules, time.Now())
+	return shedder.New(cfg, nil, nil, time.Now())
 }
 
 func turn(t testing.TB, g *shedder.Gate, e shedder.Endpoint, m shedder.Mode) {
@@ -73,7 +64,7 @@ func TestWhichClientsObeyFailures(t *testing.T) {
 // Each answer is a whole HTTP reply that clients obey: an interval that is min interval too, and peers unless it is a failure.
 func TestShedRepliesAreWhatClientsObey(t *testing.T) {
 	t.Parallel()
-	tracker := serve(t, func(cfg *Config) { cfg.Gate = gated(t, shedder.Config{}) }).tracker
+	tracker := serve(t, func(cfg *Config) { cfg.Gate = gated(shedder.Config{}) }).tracker
 	r := tracker.shed.Load()
 	for name, c := range map[string]struct {
 		replies     *[shedIntervals]readyReply
@@ -112,7 +103,7 @@ func TestShedRepliesAreWhatClientsObey(t *testing.T) {
 
 func TestSwitches(t *testing.T) {
 	t.Parallel()
-	gate := gated(t, shedder.Config{})
+	gate := gated(shedder.Config{})
 	s := serve(t, func(cfg *Config) { cfg.Gate = gate })
 	aria2 := strings.Replace(announceURI(""), "-qB4500-", "A2-1-36-", 1)
 	served := func(d decoded) bool { _, ok := d.raw["external ip"]; return ok }
@@ -162,7 +153,7 @@ func TestSwitches(t *testing.T) {
 
 func TestRules(t *testing.T) {
 	t.Parallel()
-	gate := gated(t, shedder.Config{})
+	gate := gated(shedder.Config{})
 	s := serve(t, func(cfg *Config) { cfg.Gate, cfg.TrustedProxies = gate, []string{"127.0.0.1"} })
 	ask := func(header ...string) bool {
 		_, served := s.announce(announceURI(""), append(header, "X-Forwarded-For: 198.51.100.7")...).raw["external ip"]
@@ -202,7 +193,7 @@ var someone net.Addr = &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 4711}
 
 func TestEarlyAnswersWhatIsRefused(t *testing.T) {
 	t.Parallel()
-	gate := gated(t, shedder.Config{PerSource: shedder.Budget{Rate: 1, Burst: 1}})
+	gate := gated(shedder.Config{PerSource: shedder.Budget{Rate: 1, Burst: 1}})
 	tracker := serve(t, func(cfg *Config) { cfg.Gate, cfg.TrustedProxies = gate, []string{"10.0.0.0/8"} }).tracker
 	now := time.Now()
 	if reply, decided := tracker.Early(someone, head(announceURI("")), now, 0); reply != nil || decided {
@@ -321,7 +312,7 @@ func (c *addrConn) LocalAddr() net.Addr  { return someone }
 // In an overload an aria2 leecher is given peers all the same: without, it is back after two minutes whatever it is told.
 func TestAria2IsGivenPeersInAnOverload(t *testing.T) {
 	t.Parallel()
-	gate := gated(t, shedder.Config{})
+	gate := gated(shedder.Config{})
 	s := serve(t, func(cfg *Config) { cfg.Gate = gate })
 	for i := range 30 {
 		s.announce(strings.Replace(announceURI("&event=started"), "port=6881", fmt.Sprintf("port=%d", 7000+i), 1))

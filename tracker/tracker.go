@@ -112,9 +112,7 @@ const (
 func New(cfg Config, swarms Swarms, log *slog.Logger) (*Tracker, error) {
 	t := &Tracker{swarms: swarms, log: log, started: time.Now(), upgrade: cfg.Upgrade, gate: cfg.Gate}
 	if t.gate == nil {
-		switches, _ := shedder.OpenSwitches("")
-		rules, _ := shedder.OpenRules("")
-		t.gate = shedder.New(shedder.Config{Disabled: true}, switches, rules, t.started)
+		t.gate = shedder.New(shedder.Config{Disabled: true}, nil, nil, t.started)
 	}
 	t.gate.Switches.OnChange(func(s shedder.SwitchState) {
 		if s.Endpoint == shedder.Announce {

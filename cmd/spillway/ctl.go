@@ -74,7 +74,7 @@ func (cmd *ctlStatusCmd) Run(p *program, c *ctlCmd) error {
 		err = writeLines(p.stdout, statusLines(&st, time.Now(), p.colour()))
 	}
 	if err == nil && cmd.ExitCode && st.Load.State != "calm" {
-		os.Exit(3) // run knows 0, 1 and 2; this answer is status's own
+		return exitCode(3)
 	}
 	return err
 }

@@ -49,7 +49,7 @@ const description = `Spillway is a BitTorrent tracker.
 func main() { os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)) }
 
 // run returns the exit code: 0, 1 for an error, 2 for a command line that
-// makes no sense.
+// makes no sense, or what a command says.
 func run(args, environ []string, stdout, stderr io.Writer) int {
 	var c cli
 	parser, err := kong.New(&c,
@@ -69,12 +69,21 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	src := config.Sources{File: c.File, Environ: environ, Flags: c.Serve.Config, Given: givenKeys(ctx)}
-	if err := ctx.Run(&program{src: src, stdout: stdout, stderr: stderr}); err != nil {
+	err = ctx.Run(&program{src: src, stdout: stdout, stderr: stderr})
+	if code := exitCode(0); errors.As(err, &code) {
+		return int(code)
+	}
+	if err != nil {
 		complain(stderr, err)
 		return 1
 	}
 	return 0
 }
+
+// exitCode is an answer of a command that is no error, such as ctl status --exit-code gives.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 
 // complain writes each line of err behind the program's name.
 func complain(w io.Writer, err error) {

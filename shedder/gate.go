@@ -81,6 +81,8 @@ type Gate struct {
 	told     atomic.Int64 // seconds
 	most     atomic.Int64 // seconds
 	jitter   atomic.Int64 // per cent
+	state    atomic.Int32
+	level    atomic.Int32 // per cent of what is offered that is shed
 	faults   [EndpointCount]faults
 	freed    time.Time // when memory was given back last; keep's
 
@@ -306,6 +308,10 @@ func (g *Gate) SetMaxBacklog(n int) { g.mostWait.Store(int32(min(max(n, MinBackl
 
 // BacklogLimit is that bound.
 func (g *Gate) BacklogLimit() int { return int(g.mostWait.Load()) }
+
+// Pressure is the state, and the share of what is offered that is not served for want of time, in per cent: for whoever stands
+// in front, who can send less. What a switch or a rule refuses does not count.
+func (g *Gate) Pressure() (State, int) { return State(g.state.Load()), int(g.level.Load()) }
 
 // Sample picks one request of sixteen.
 func (g *Gate) Sample() bool { return rand.Uint32()%16 == 0 }

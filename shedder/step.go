@@ -235,4 +235,12 @@ func (g *Gate) publish() {
 	g.told.Store(int64(g.interval.told / time.Second))
 	g.most.Store(int64(g.cfg.MaxInterval / time.Second))
 	g.jitter.Store(int64(100 * g.interval.jitter()))
+	g.state.Store(int32(g.law.state))
+	var offered, shed float64
+	for e := range EndpointCount {
+		r := g.rates(e)
+		offered += r[Serve] + r[Trim] + r[Shed] + r[OverBudget]
+		shed += r[Shed] + r[OverBudget]
+	}
+	g.level.Store(int32(100 * shed / max(offered, 1)))
 }

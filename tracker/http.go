@@ -109,8 +109,7 @@ func (t *Tracker) handle(ctx *fasthttp.RequestCtx) {
 	case routeScrape:
 		t.handleScrape(ctx, uri, query, passkey)
 	case routeHealth:
-		ctx.Response.Header.SetContentTypeBytes(contentText)
-		ctx.Response.SetBodyString("ok\n")
+		t.handleHealth(ctx)
 	case routeStats:
 		t.handleStats(ctx, false)
 	case routeStatsJSON:

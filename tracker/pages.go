@@ -19,6 +19,26 @@ var pagesHTML string
 
 var pages = template.Must(template.New("").Funcs(template.FuncMap{"group": group}).Parse(pagesHTML))
 
+// shedTexts are shares in per cent as the header has them.
+var shedTexts = func() (texts [101]string) {
+	for i := range texts {
+		texts[i] = fmt.Sprintf("%d.%02d", i/100, i%100)
+	}
+	return texts
+}()
+
+// handleHealth answers whoever is to know whether this process lives; it looks nothing up and is never shed. The headers tell a
+// relay in front how loaded we are, so that it sends less before it is too much: Spillway-State is one of calm, ramp, overload
+// and escalated, Spillway-Shed the share of what is offered that is not served, from 0.00 to 1.00.
+func (t *Tracker) handleHealth(ctx *fasthttp.RequestCtx) {
+	h := &ctx.Response.Header
+	h.SetContentTypeBytes(contentText)
+	state, level := t.gate.Pressure()
+	h.Set("Spillway-State", state.String())
+	h.Set("Spillway-Shed", shedTexts[min(max(level, 0), 100)])
+	ctx.Response.SetBodyString("ok\n")
+}
+
 // statsCache renders the statistics at most once a second, whatever strangers ask for.
 type statsCache struct {
 	rendering  sync.Mutex // guards rendered, html, json; taken before mu

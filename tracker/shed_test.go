@@ -44,6 +44,30 @@ func overload(t testing.TB, g *shedder.Gate) {
 	}
 }
 
+// A relay in front sends less to who says that it is loaded.
+func TestHealthTellsTheLoad(t *testing.T) {
+	t.Parallel()
+	gate := gated(shedder.Config{})
+	f := func(s *server, state, shed string) {
+		t.Helper()
+		r := s.get("/healthz")
+		if r.StatusCode != 200 || r.body != "ok\n" || r.Header.Get("Spillway-State") != state || r.Header.Get("Spillway-Shed") != shed {
+			t.Errorf("got %s %q %v, want state %q, shed %q", r.Status, r.body, r.Header, state, shed)
+		}
+	}
+	s := serve(t, func(cfg *Config) { cfg.Gate = gate })
+	f(s, "calm", "0.00")
+	overload(t, gate)
+	now := time.Now().Add(time.Second)
+	for i := range 100 {
+		age := time.Duration(i/25) * time.Second // of four, one has not waited
+		gate.Admit(&shedder.Request{Endpoint: shedder.Announce, Class: shedder.Unknown, Now: now, Age: age})
+	}
+	gate.Observe(time.Second, false)
+	gate.Step(now.Add(time.Second))
+	f(s, "overload", "0.75")
+}
+
 // Which clients wait for a failure's interval, and so go on to their next tracker: docs/shedding.md.
 func TestWhichClientsObeyFailures(t *testing.T) {
 	t.Parallel()

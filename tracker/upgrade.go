@@ -35,8 +35,7 @@ func (t *Tracker) handleUpgradeOnly(ctx *fasthttp.RequestCtx) {
 	case t.upgrade != nil && isUpgrade(ctx):
 		t.handleUpgrade(ctx, path)
 	case string(path) == "/healthz":
-		ctx.Response.Header.SetContentTypeBytes(contentText)
-		ctx.Response.SetBodyString("ok\n")
+		t.handleHealth(ctx)
 	default:
 		ctx.Response.Header.Set(fasthttp.HeaderUpgrade, "websocket")
 		t.plain(ctx, fasthttp.StatusUpgradeRequired, "this port is for WebSockets alone\n")

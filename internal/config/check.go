@@ -27,12 +27,7 @@ func Check(c Config) []*KeyError {
 	p.oneOf("log.format", c.Log.Format, "text", "json")
 	p.http(c.HTTP)
 	p.ws(c.WS)
-	if c.Admin.Listen != "" {
-		p.address("admin.listen", c.Admin.Listen)
-		p.check("admin.listen", !isSystemd(c.Admin.Listen), "got %q; the admin side has no systemd sockets, use host:port or unix:/path", c.Admin.Listen)
-	}
-	p.check("admin.token", c.Admin.Token == "" || len(c.Admin.Token) >= 16, "got %d characters; must be 16 or more (openssl rand -hex 32)", len(c.Admin.Token))
-	p.check("admin.token", isPrintable(c.Admin.Token), "has a character that no header can carry; must be printable ASCII without blanks")
+	p.admin("admin", c.Admin.Listen, c.Admin.Token)
 	p.tracker(c.Tracker)
 	p.oneOf("store.kind", c.Store.Kind, "memory")
 	p.check("store.memory.max", c.Store.Memory.Max >= 1<<20, "got %s; must be 1MiB or more", c.Store.Memory.Max)
@@ -48,6 +43,7 @@ func Check(c Config) []*KeyError {
 	auto := time.Duration(c.Shedder.AutoRules)
 	p.check("shedder.auto_rules", auto == 0 || auto >= time.Second && auto <= 24*time.Hour,
 		"got %s; must be from 1s to 24h, or 0s to propose only", c.Shedder.AutoRules)
+	p.relay(c.Relay)
 	return p
 }
 
@@ -119,6 +115,47 @@ func (p *problems) tracker(c Tracker) {
 	for _, prefix := range c.BlockPeerIDs {
 		p.check("tracker.block_peer_ids", len(prefix) >= 1 && len(prefix) <= 20, "got %q; must have 1 to 20 bytes, as -XL0019", prefix)
 	}
+}
+
+// relay does not ask for backends: a tracker's configuration has none.
+func (p *problems) relay(c Relay) {
+	p.check("relay.listen", len(c.Listen) > 0, "empty; give an address, as :80")
+	p.check("relay.listen", len(c.Listen) <= 64, "got %d addresses; must be 64 at most", len(c.Listen))
+	for i, a := range c.Listen {
+		_, err := ParseRelayListen(a)
+		p.check("relay.listen", err == nil, "%v", err)
+		p.check("relay.listen", !slices.Contains(c.Listen[:i], a), "%q is given twice; keep one", a)
+	}
+	p.check("relay.backends", len(c.Backends) <= 16, "got %d backends; must be 16 at most", len(c.Backends))
+	for _, a := range c.Backends {
+		_, _, err := ParseRelayBackend(a)
+		p.check("relay.backends", err == nil, "%v", err)
+	}
+	p.oneOf("relay.mode", c.Mode, "auto", "kernel", "proxy")
+	p.oneOf("relay.masquerade", c.Masquerade, "auto", "on", "off")
+	p.check("relay.health.path", strings.HasPrefix(c.Health.Path, "/") && isPrintable(c.Health.Path), "got %q; must begin with / and hold no blanks", c.Health.Path)
+	p.within("relay.health.every", c.Health.Every, 20*time.Millisecond, time.Minute)
+	p.within("relay.health.timeout", c.Health.Timeout, 20*time.Millisecond, time.Minute)
+	p.check("relay.health.timeout", c.Health.Timeout <= 20*c.Health.Every, "got %s; must be 20 times relay.health.every (%s) at most", c.Health.Timeout, c.Health.Every)
+	p.check("relay.health.fall", c.Health.Fall >= 1 && c.Health.Fall <= 100, "got %d; must be from 1 to 100", c.Health.Fall)
+	p.check("relay.health.rise", c.Health.Rise >= 1 && c.Health.Rise <= 100, "got %d; must be from 1 to 100", c.Health.Rise)
+	p.check("relay.budget", c.Budget >= 16 && c.Budget <= 65536, "got %d; must be from 16 to 65536", c.Budget)
+	p.check("relay.per_source", c.PerSource >= 0 && c.PerSource <= 1_000_000, "got %d; must be from 1 to 1000000, or 0 for no bound", c.PerSource)
+	p.oneOf("relay.profile", c.Profile, "fast-fail", "none")
+	p.atLeast("relay.proxy.max_conns", c.Proxy.MaxConns, 1)
+	p.within("relay.proxy.connect_timeout", c.Proxy.ConnectTimeout, 10*time.Millisecond, time.Minute)
+	p.within("relay.proxy.idle_timeout", c.Proxy.IdleTimeout, time.Second, 24*time.Hour)
+	p.admin("relay.admin", c.Admin.Listen, c.Admin.Token)
+}
+
+// admin is the operator's side, of a tracker or a relay.
+func (p *problems) admin(section, listen, token string) {
+	if listen != "" {
+		p.address(section+".listen", listen)
+		p.check(section+".listen", !isSystemd(listen), "got %q; the admin side has no systemd sockets, use host:port or unix:/path", listen)
+	}
+	p.check(section+".token", token == "" || len(token) >= 16, "got %d characters; must be 16 or more (openssl rand -hex 32)", len(token))
+	p.check(section+".token", isPrintable(token), "has a character that no header can carry; must be printable ASCII without blanks")
 }
 
 func (p *problems) budget(key string, b Budget) {

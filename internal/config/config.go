@@ -30,6 +30,9 @@ type Config struct {
 	WS      WS      `embed:"" prefix:"ws." group:"WebSocket: WebTorrent peers"`
 	Store   Store   `embed:"" prefix:"store." group:"Store: where swarms live"`
 	Shedder Shedder `embed:"" prefix:"shedder." group:"Shedder: what happens when there is too much to do"`
+
+	// Relay is for another program than the rest, which is no business of serve's command line.
+	Relay Relay `kong:"-" prefix:"relay."`
 }
 
 // Log says what is written to stderr.
@@ -145,6 +148,45 @@ type Budget struct {
 	Burst int `name:"burst" reload:"restart" help:"Requests at once."`
 }
 
+// Relay is the machine in front.
+type Relay struct {
+	Listen       StringList  `name:"listen" reload:"restart" help:"Addresses that are forwarded: :80 for all of this machine's, or 203.0.113.7:80."`
+	Backends     StringList  `name:"backends" reload:"restart" placeholder:"ADDR:PORT,..." help:"Where connections go, as 10.66.0.2:6969 or [fd00::2]:6969; *3 behind one gives it three times the sources."`
+	Mode         string      `name:"mode" reload:"restart" help:"kernel: nftables forwards, which needs root or CAP_NET_ADMIN; proxy: this program does; auto: the kernel where it can."`
+	Masquerade   string      `name:"masquerade" reload:"restart" help:"on: backends see this machine's address; off: the client's, for which their way back must lead through here; auto: off where that is so."`
+	Health       RelayHealth `embed:"" prefix:"health."`
+	Budget       int         `name:"budget" reload:"restart" help:"Connections that may wait for a backend's first sign of life; more are refused at once."`
+	PerSource    int         `name:"per_source" reload:"restart" help:"New connections a second of one IPv4 address or IPv6 /64; 0: no bound. Behind a CDN leave 0: every address is the CDN's."`
+	Profile      string      `name:"profile" reload:"restart" help:"fast-fail: the kernel is set as docs/fast-fail.md has it; none: it is left as it is."`
+	ProfileExtra bool        `name:"profile_extra" reload:"restart" help:"What the profile lacks as well: time_wait, established, loose, buckets."`
+	Proxy        RelayProxy  `embed:"" prefix:"proxy."`
+	Admin        RelayAdmin  `embed:"" prefix:"admin."`
+}
+
+// RelayHealth says how a backend is asked whether it lives.
+type RelayHealth struct {
+	Path    string   `name:"path" reload:"restart" help:"What is asked, by GET."`
+	Every   Duration `name:"every" reload:"restart" help:"Time between two probes of a backend, +-20 % of jitter."`
+	Timeout Duration `name:"timeout" reload:"restart" help:"Time an answer may take."`
+	Fall    int      `name:"fall" reload:"restart" help:"Failures in a row after which a backend is down."`
+	Rise    int      `name:"rise" reload:"restart" help:"Answers in a row after which it is up again."`
+}
+
+// RelayProxy bounds the proxy mode.
+type RelayProxy struct {
+	MaxConns       int      `name:"max_conns" reload:"restart" help:"Connections open at once; more wait in the kernel's queue."`
+	ConnectTimeout Duration `name:"connect_timeout" reload:"restart" help:"Time a backend has to take a connection."`
+	IdleTimeout    Duration `name:"idle_timeout" reload:"restart" help:"Silence after which a connection is ended."`
+	SendProxy      bool     `name:"send_proxy" reload:"restart" help:"Tell backends the client's address by the PROXY protocol, v2; they need http.proxy_protocol."`
+}
+
+// RelayAdmin is the relay's own operator's side.
+type RelayAdmin struct {
+	Listen      string `name:"listen" reload:"restart" help:"host:port or unix:/path; empty turns it off."`
+	Token       string `name:"token" reload:"restart" placeholder:"TOKEN" help:"Bearer token; empty: made once and kept in data_dir/admin.token. Others on the machine see flags: use the file or the environment."`
+	OpenMetrics bool   `name:"open_metrics" reload:"restart" help:"Serve /metrics without the token."`
+}
+
 // Default returns what is used when nothing is given. It serves.
 func Default() Config {
 	return Config{
@@ -193,6 +235,27 @@ func Default() Config {
 			Target:    Duration(50 * time.Millisecond),
 			PerSource: Budget{Rate: 20, Burst: 200},
 			PerPrefix: Budget{Rate: 200, Burst: 2000},
+		},
+		Relay: Relay{
+			Listen:     StringList{":80", ":443"},
+			Mode:       "auto",
+			Masquerade: "auto",
+			Health: RelayHealth{
+				Path:    "/healthz",
+				Every:   Duration(100 * time.Millisecond),
+				Timeout: Duration(300 * time.Millisecond),
+				Fall:    2,
+				Rise:    1,
+			},
+			Budget:       1500,
+			Profile:      "fast-fail",
+			ProfileExtra: true,
+			Proxy: RelayProxy{
+				MaxConns:       20000,
+				ConnectTimeout: Duration(time.Second),
+				IdleTimeout:    Duration(5 * time.Minute),
+			},
+			Admin: RelayAdmin{Listen: "127.0.0.1:7071"},
 		},
 	}
 }

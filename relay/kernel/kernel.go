@@ -1,0 +1,420 @@
+// Package kernel has the kernel forward connections and refuse them: a Path of nf_tables and conntrack, which goes on when this
+// process does not. A packet passes, in order (rules.go):
+//
+//	segments    every packet, its flow known, its addresses not yet translated: what is of a backend that is down is refused, a
+//	            backend's first sign of life frees a place, a segment without a flow is refused
+//	new         the first packet of a flow: hashed by its source to a slot, and so to a backend's chain; refused there if the backend
+//	            is down, or if as many as its budget has wait for its first sign of life
+//	size        SYNs that are forwarded: segments no larger than the tunnel takes
+//	masquerade  where configured, the backend sees this machine's address
+//
+// What the relay says again each second ends by itself when it does not: a killed relay leaves forwarding, not refusing.
+//
+//	Open           takes over or makes the table (table.go, sets.go), in one transaction
+//	Path.Apply     changes elements of sets, nothing else
+//	Path.Cut       ends the flows of a backend that has died (cut.go)
+//	Path.Close     leaves the table; Revert removes it
+//
+// Only the table is ours: no other is touched. That this machine forwards packets at all (ip_forward), and that no other table drops
+// them, is the caller's to see to; Neighbours and RouteBack tell.
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"spillway/relay"
+)
+
+// Errors a caller decides by.
+var (
+	// ErrUnavailable is in Open's and Revert's error on a machine without nf_tables, or without the right to it.
+	ErrUnavailable = errors.New("nftables cannot be used")
+	// ErrRunning is in Open's and Revert's error when another relay runs in this network namespace.
+	ErrRunning = errors.New("another relay is running on this machine; stop it")
+)
+
+// lockName is an abstract unix socket: of the network namespace, as the table is, and the kernel frees it whatever ends the process.
+const lockName = "@spillway-relay"
+
+// Path is a relay.Path through the kernel.
+type Path struct {
+	cfg     Config
+	log     *slog.Logger
+	cutter  *cutter
+	cutting sync.RWMutex // held for reading by Cut, so that Close does not close under it
+
+	mu      sync.Mutex // guards what follows, and is held over netlink: milliseconds
+	socket  *socket
+	lock    int
+	closed  bool
+	plan    relay.Plan // what the table has
+	changes uint32     // of the tables of this namespace, when ours was known to be whole
+	remade  uint64
+	// The counters start anew with the table; these do not.
+	earlier, counted map[string]uint64
+}
+
+var _ relay.Path = (*Path)(nil)
+
+// Open makes the table, or takes it over from an earlier relay: in one transaction, so that neither forwarding is interrupted nor
+// the refusal of a backend that is down. Until the first Apply sources are spread by weight. If Open fails nothing is changed. The
+// caller calls Close.
+func Open(cfg Config, log *slog.Logger) (*Path, error) {
+	cfg, err := cfg.check()
+	if err != nil {
+		return nil, err
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	p := &Path{cfg: cfg, log: log, lock: -1, earlier: map[string]uint64{}, counted: map[string]uint64{}}
+	if err := p.open(); err != nil {
+		return nil, errors.Join(fmt.Errorf("table inet %s: %w", TableName, err), p.release())
+	}
+	for _, b := range cfg.Backends {
+		if f := familyOf(b.Addr.Addr()); !slices.Contains(cfg.families(), f) {
+			log.Warn("backend is sent nothing: relay.listen has no address of its family; add one, or give the port alone", "backend", b.Addr)
+		}
+	}
+	return p, nil
+}
+
+func (p *Path) open() (err error) {
+	if p.socket, err = dial(); err != nil {
+		return unavailable(err)
+	}
+	if p.lock, err = lock(); err != nil {
+		return err
+	}
+	exists, ours, err := owner(p.socket)
+	if err != nil {
+		return unavailable(err)
+	}
+	if exists && !ours {
+		return errForeign
+	}
+	if p.cutter, err = newCutter(p.log); err != nil {
+		return unavailable(err)
+	}
+	left := p.cfg.downBefore(p.socket, exists)
+	p.plan = p.cfg.first(left)
+	if err := p.commit(p.cfg.install(&p.plan, left, exists)); err != nil {
+		return unavailable(err)
+	}
+	return nil
+}
+
+// unavailable says what a machine lacks.
+func unavailable(err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%w: %w; give the program CAP_NET_ADMIN and CAP_NET_RAW", ErrUnavailable, err)
+	case errors.Is(err, unix.EAFNOSUPPORT):
+		return fmt.Errorf("%w: %w; allow it AF_NETLINK", ErrUnavailable, err)
+	}
+	return fmt.Errorf("%w: %w; is nf_tables in the kernel, with nft_fib_inet, nft_reject_inet, nft_nat, nft_masq and nft_hash?", ErrUnavailable, err)
+}
+
+func lock() (fd int, err error) {
+	if fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
+		return -1, fmt.Errorf("lock: %w", err)
+	}
+	err = unix.Bind(fd, &unix.SockaddrUnix{Name: lockName})
+	if err == nil {
+		return fd, nil
+	}
+	_ = unix.Close(fd)
+	if errors.Is(err, unix.EADDRINUSE) {
+		return -1, ErrRunning
+	}
+	return -1, fmt.Errorf("lock: %w", err)
+}
+
+// first is the plan until the first Apply.
+func (cfg Config) first(left []time.Duration) relay.Plan {
+	p := relay.Plan{Down: make([]bool, len(cfg.Backends)), Open: make([]int, len(cfg.Backends))}
+	for i := range cfg.Backends {
+		p.Down[i] = left[i] > 0
+		p.Open[i] = relay.Bands
+	}
+	p.Slots4, p.Slots6 = cfg.share(&ipv4, p.Down), cfg.share(&ipv6, p.Down)
+	return p
+}
+
+// downBefore is for how long an earlier relay's table still refuses what is for our backends. What cannot be read counts as over.
+func (cfg Config) downBefore(s *socket, exists bool) []time.Duration {
+	left := make([]time.Duration, len(cfg.Backends))
+	for _, f := range cfg.families() {
+		if !exists {
+			break
+		}
+		_ = eachElement(s, "down"+f.name, func(key []byte, d time.Duration) {
+			for i, b := range cfg.Backends {
+				if b.Addr == keyAddrPort(key) {
+					left[i] = min(d, relay.Forget)
+				}
+			}
+		})
+	}
+	return left
+}
+
+// check refuses a plan that is not for these backends: a bug of the caller's.
+func (cfg Config) checkPlan(p *relay.Plan) error {
+	if n := len(cfg.Backends); len(p.Down) != n || len(p.Open) != n {
+		return fmt.Errorf("plan: %d backends down or not, %d open; there are %d", len(p.Down), len(p.Open), n)
+	}
+	for i, open := range p.Open {
+		if open < 1 || open > relay.Bands {
+			return fmt.Errorf("plan: backend %d: %d bands open; 1 to %d", i, open, relay.Bands)
+		}
+	}
+	for _, f := range []*family{&ipv4, &ipv6} {
+		slots := &p.Slots4
+		if f == &ipv6 {
+			slots = &p.Slots6
+		}
+		for s, i := range slots {
+			if i != relay.Nobody && (i < 0 || int(i) >= len(cfg.Backends) || familyOf(cfg.Backends[i].Addr.Addr()) != f) {
+				return fmt.Errorf("plan: slot %d of IPv%s: backend %d is not of that family, or not there", s, f.name, i)
+			}
+		}
+	}
+	return nil
+}
+
+// Apply changes what differs from the last plan, and tells the kernel again what it would forget. If somebody has removed the table,
+// as nft flush ruleset does, it is made again.
+func (p *Path) Apply(plan relay.Plan) error {
+	if err := p.cfg.checkPlan(&plan); err != nil {
+		return fmt.Errorf("relay: kernel: %w", err)
+	}
+	plan.Down, plan.Open = slices.Clone(plan.Down), slices.Clone(plan.Open)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return errors.New("relay: kernel: the path is closed")
+	}
+	whole, err := p.isWhole()
+	if err == nil && whole {
+		b := &batch{}
+		p.cfg.fill(b, &plan, &p.plan)
+		p.cfg.refresh(b, &plan, &p.plan, nil)
+		if err = p.commit(b); errors.Is(err, unix.ENOENT) {
+			whole, err = false, nil // it went between the look and now
+		}
+	}
+	if err == nil && !whole {
+		err = p.remake(&plan)
+	}
+	if err != nil {
+		return fmt.Errorf("relay: kernel: table inet %s: %w", TableName, err)
+	}
+	p.plan = plan
+	return nil
+}
+
+// isWhole looks at the table only if the tables have been changed by somebody else.
+func (p *Path) isWhole() (bool, error) {
+	now, err := generation(p.socket)
+	if err != nil || now == p.changes {
+		return err == nil, err
+	}
+	whole, err := p.cfg.whole(p.socket)
+	if whole {
+		p.changes = now
+	}
+	return whole, err
+}
+
+func (p *Path) remake(plan *relay.Plan) error {
+	exists, ours, err := owner(p.socket)
+	if err != nil {
+		return err
+	}
+	if exists && !ours && p.hasRules() {
+		return errForeign
+	}
+	for name, n := range p.counted {
+		p.earlier[name] += n
+	}
+	clear(p.counted)
+	p.remade++
+	p.log.Warn("relay's table was removed or changed by somebody, as by nft flush ruleset; it is made again", "table", TableName, "times", p.remade)
+	return p.commit(p.cfg.install(plan, nil, exists))
+}
+
+// hasRules tells whether the table has any rule: ours has none after nft flush table, and then nothing says that it is ours.
+func (p *Path) hasRules() bool {
+	found := false
+	_, err := p.socket.ask(unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, appendText(nil, unix.NFTA_RULE_TABLE, TableName), func(attrs []byte) {
+		found = found || text(attribute(attrs, unix.NFTA_RULE_TABLE)) == TableName
+	})
+	return found || err != nil
+}
+
+// commit is a change of ours, which isWhole need not look at.
+func (p *Path) commit(b *batch) error {
+	if len(b.msgs) == 0 {
+		return nil
+	}
+	if err := p.socket.commit(b); err != nil {
+		return err
+	}
+	p.changes++
+	return nil
+}
+
+// Cut ends the flows to a backend; see relay.Path.
+func (p *Path) Cut(backend int, cancelled <-chan struct{}) (flows int, err error) {
+	if backend < 0 || backend >= len(p.cfg.Backends) {
+		return 0, fmt.Errorf("relay: kernel: cut: backend %d of %d", backend, len(p.cfg.Backends))
+	}
+	p.cutting.RLock()
+	defer p.cutting.RUnlock()
+	if p.cutter == nil {
+		return 0, errors.New("relay: kernel: the path is closed")
+	}
+	return p.cutter.cut(p.cfg.Backends[backend].Addr, cancelled)
+}
+
+// Counts reads the counters, and looks at who waits. What cannot be had is zero, and in the error.
+func (p *Path) Counts() (relay.Counts, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := relay.Counts{Backends: make([]relay.BackendCounts, len(p.cfg.Backends))}
+	if p.closed {
+		return c, errors.New("relay: kernel: the path is closed")
+	}
+	var errs []error
+	errs = append(errs, p.readCounters())
+	total := func(name string) uint64 { return p.earlier[name] + p.counted[name] }
+	c.NoFlow, c.Source = total("no_flow"), total("source")
+	for i := range c.Backends {
+		b := &c.Backends[i]
+		b.Opened, b.Down, b.Budget = total(chainOf("opened", i)), total(chainOf("down", i)), total(chainOf("budget", i))
+		var err error
+		b.Unanswered, err = p.unanswered(i)
+		errs = append(errs, err)
+	}
+	var err error
+	c.Conntrack, c.ConntrackMax, c.InsertFailed, err = conntrackCounts()
+	errs = append(errs, err)
+	if p.cfg.Masquerade {
+		addrs := make([]netip.AddrPort, len(p.cfg.Backends))
+		for i, b := range p.cfg.Backends {
+			addrs[i] = b.Addr
+		}
+		c.PortsUsed, err = portsUsed(addrs)
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return c, fmt.Errorf("relay: kernel: counts: %w", err)
+	}
+	return c, nil
+}
+
+// readCounters asks for all at once. One that has gone back was reset by somebody, or its table made again.
+func (p *Path) readCounters() error {
+	attrs := append32(appendText(nil, unix.NFTA_OBJ_TABLE, TableName), unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
+	_, err := p.socket.ask(unix.NFT_MSG_GETOBJ, unix.NLM_F_DUMP, attrs, func(attrs []byte) {
+		if text(attribute(attrs, unix.NFTA_OBJ_TABLE)) != TableName {
+			return
+		}
+		name, now := text(attribute(attrs, unix.NFTA_OBJ_NAME)), uint64Of(attribute(attrs, unix.NFTA_OBJ_DATA, unix.NFTA_COUNTER_PACKETS))
+		if now < p.counted[name] {
+			p.earlier[name] += p.counted[name]
+		}
+		p.counted[name] = now
+	})
+	return err
+}
+
+// unanswered counts the connections that wait for a backend.
+func (p *Path) unanswered(backend int) (n int, err error) {
+	if !slices.Contains(p.cfg.families(), familyOf(p.cfg.Backends[backend].Addr.Addr())) {
+		return 0, nil
+	}
+	for k := range relay.Bands {
+		if err := eachElement(p.socket, waitingSet(backend, k), func(_ []byte, left time.Duration) {
+			if left > 2*answered {
+				n++
+			}
+		}); err != nil {
+			if errors.Is(err, unix.ENOENT) {
+				return 0, nil // the next Apply makes the table again
+			}
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// Close leaves the table: forwarding goes on. It waits for Cut.
+func (p *Path) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil
+	}
+	return p.release()
+}
+
+func (p *Path) release() error {
+	p.closed = true
+	p.cutting.Lock()
+	defer p.cutting.Unlock()
+	var errs []error
+	if p.cutter != nil {
+		errs = append(errs, p.cutter.close())
+		p.cutter = nil
+	}
+	if p.socket != nil {
+		errs = append(errs, p.socket.close())
+	}
+	if p.lock >= 0 {
+		errs = append(errs, unix.Close(p.lock))
+	}
+	return errors.Join(errs...)
+}
+
+// Revert removes the table, so that this machine forwards nothing of ours any more. Without a table it does nothing.
+func Revert() error {
+	if err := revert(); err != nil {
+		return fmt.Errorf("table inet %s: %w", TableName, err)
+	}
+	return nil
+}
+
+func revert() error {
+	s, err := dial()
+	if err != nil {
+		return unavailable(err)
+	}
+	defer s.close()
+	fd, err := lock()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	exists, ours, err := owner(s)
+	switch {
+	case err != nil:
+		return unavailable(err)
+	case !exists:
+		return nil
+	case !ours:
+		return errForeign
+	}
+	b := &batch{}
+	b.add(unix.NFT_MSG_DELTABLE, 0, "table", appendText(nil, unix.NFTA_TABLE_NAME, TableName))
+	return s.commit(b)
+}

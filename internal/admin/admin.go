@@ -8,6 +8,8 @@
 //	handleMetrics, turn, block, ...
 //
 // The page at / is a client of the API like any other: it has no way of its own into the program.
+//
+// A relay has the same listener with less behind it (relay.go): it shows how it fares, and there is nothing to turn.
 package admin
 
 import (
@@ -24,6 +26,8 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 	"github.com/valyala/fasthttp"
+
+	"spillway/relay"
 )
 
 // MaxConns is the bound to give the admin listener: enough for people, scrapers and probes.
@@ -47,6 +51,11 @@ type Config struct {
 	// Operator is what the API shows and turns.
 	Operator Operator
 	History  *History // nil: an empty one
+
+	// Relay makes this the admin side of a relay: its status and its page instead of the tracker's, and no changes. Operator and
+	// History are not used then. It is called by several goroutines.
+	Relay        func() relay.Status
+	RelayHistory *RelayHistory // nil: an empty one
 
 	// Audit gets a line for each change. It must not drop any.
 	Audit *slog.Logger
@@ -86,22 +95,26 @@ type Server struct {
 // New checks cfg and finds or makes the token. The server is not ready until SetReady.
 func New(cfg Config, log *slog.Logger) (*Server, error) {
 	token := cfg.Token
+	key := cfg.key()
 	if token == "" {
 		file := filepath.Join(cfg.DataDir, TokenFile)
 		var made bool
 		var err error
 		if token, made, err = loadToken(file); err != nil {
-			return nil, fmt.Errorf("admin.token: %w", err)
+			return nil, fmt.Errorf("%s.token: %w", key, err)
 		}
 		if made {
 			log.Info("admin token made", "file", file)
 		}
 	} else if err := checkToken(token); err != nil {
-		return nil, fmt.Errorf("admin.token: %w", err)
+		return nil, fmt.Errorf("%s.token: %w", key, err)
 	}
 
 	s := &Server{cfg: cfg, log: log, token: sha256.Sum256([]byte(token)), set: metrics.NewSet()}
 	s.op, s.audit, s.files = cfg.Operator, cfg.Audit, pageFiles()
+	if cfg.Relay != nil {
+		s.files = relayPageFiles()
+	}
 	if s.audit == nil {
 		s.audit = log
 	}
@@ -135,11 +148,23 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	return s, nil
 }
 
+// key is where the operator finds this listener in the configuration.
+func (cfg *Config) key() string {
+	if cfg.Relay != nil {
+		return "relay.admin"
+	}
+	return "admin"
+}
+
 // Serve answers on ln until Shutdown. It may be called for several listeners. It warns if others than this machine can connect.
 func (s *Server) Serve(ln net.Listener) error {
 	if tcp, ok := ln.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
-		s.log.Warn("admin.listen is not a loopback address: the token crosses the network in the clear; "+
-			"set it to 127.0.0.1:7070 or unix:/path, or let only a trusted network reach it", "addr", ln.Addr())
+		key, loopback := s.cfg.key(), "127.0.0.1:7070"
+		if s.cfg.Relay != nil {
+			loopback = "127.0.0.1:7071"
+		}
+		s.log.Warn(key+".listen is not a loopback address: the token crosses the network in the clear; "+
+			"set it to "+loopback+" or unix:/path, or let only a trusted network reach it", "addr", ln.Addr())
 	}
 	return s.http.Serve(ln)
 }

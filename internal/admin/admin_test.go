@@ -130,7 +130,7 @@ func TestPathsAndWhoMayAsk(t *testing.T) {
 		body          string
 	}{
 		{"GET", "/", 200, 200, "<title>Spillway</title>"},
-		{"GET", "/page/page.js", 200, 200, "sessionStorage"},
+		{"GET", "/page/session.js", 200, 200, "sessionStorage"},
 		{"GET", "/page/page.css", 200, 200, "prefers-reduced-motion"},
 		{"GET", "/page/index.html", 404, 404, "no such path"},
 		{"PUT", "/", 405, 405, "only GET and HEAD"},

@@ -39,7 +39,7 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	}
 	r, ok := s.route(ctx)
 	if !ok {
-		refuse(ctx, fasthttp.StatusNotFound, "no such path; docs/operator-page.md lists what is here")
+		refuse(ctx, fasthttp.StatusNotFound, s.nothingAt(ctx))
 		return
 	}
 	if !r.open && !s.allow(ctx) {
@@ -97,6 +97,9 @@ func (s *Server) route(ctx *fasthttp.RequestCtx) (route, bool) {
 	if strings.HasPrefix(path, "/debug/pprof/") {
 		return route{get: pprofhandler.PprofHandler}, true
 	}
+	if s.cfg.Relay != nil {
+		return s.relayRoute(path)
+	}
 	if rest, ok := strings.CutPrefix(string(ctx.URI().PathOriginal()), "/api/v1/blocks/"); ok {
 		kind, value, _ := strings.Cut(rest, "/")
 		change := func(ctx *fasthttp.RequestCtx) { s.block(ctx, kind, value) }
@@ -140,6 +143,14 @@ func (s *Server) apiRoute(noun, name string, named bool) (route, bool) {
 		return route{}, false
 	}
 	return route{get: func(ctx *fasthttp.RequestCtx) { writeJSON(ctx, answer()) }}, true
+}
+
+// nothingAt says that there is nothing at the request's path.
+func (s *Server) nothingAt(ctx *fasthttp.RequestCtx) string {
+	if s.cfg.Relay != nil && strings.HasPrefix(string(ctx.Path()), "/api/v1/") {
+		return "this is a relay: it has /api/v1/status and /api/v1/history; switches, blocks and limits are the tracker's, on its own admin.listen"
+	}
+	return "no such path; docs/operator-page.md lists what is here"
 }
 
 // recover keeps the tracker alive when the operator's listener has a bug: it is looked at when things are bad already.

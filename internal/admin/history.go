@@ -29,7 +29,20 @@ func (s *Sample) values() [len(historySeries)]float64 {
 }
 
 // History is the last hour in steps of HistoryStep, in a fixed 20 KB. The zero History is empty. Safe for concurrent use.
-type History struct {
+type History struct{ hour hour }
+
+// Add appends a point. Steps since the last that nobody measured (the machine slept, the process was stopped) become zeros:
+// nothing was served in them.
+func (h *History) Add(now time.Time, s Sample) {
+	values := s.values()
+	h.hour.add(now, values[:])
+}
+
+// MarshalJSON gives what GET /api/v1/history answers: the oldest point first, each series as long as the others.
+func (h *History) MarshalJSON() ([]byte, error) { return h.hour.marshal(historySeries[:]) }
+
+// hour is the last hour of several series.
+type hour struct {
 	mu     sync.Mutex // guards the rest
 	points [historyPoints][len(historySeries)]float64
 	next   int // index the next point goes to
@@ -37,13 +50,12 @@ type History struct {
 	to     time.Time
 }
 
-// Add appends a point. Steps since the last that nobody measured (the machine slept, the process was stopped) become zeros:
-// nothing was served in them.
-func (h *History) Add(now time.Time, s Sample) {
+// add appends a point of at most len(historySeries) values.
+func (h *hour) add(now time.Time, values []float64) {
 	now = now.Round(0) // the wall's clock: the other one stands still while the machine sleeps
-	values := s.values()
+	var point [len(historySeries)]float64
 	for i, v := range values {
-		values[i] = tidy(v)
+		point[i] = tidy(v)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -53,21 +65,21 @@ func (h *History) Add(now time.Time, s Sample) {
 			h.push([len(historySeries)]float64{})
 		}
 	}
-	h.push(values)
+	h.push(point)
 	h.to = now
 }
 
-func (h *History) push(values [len(historySeries)]float64) {
-	h.points[h.next] = values
+func (h *hour) push(point [len(historySeries)]float64) {
+	h.points[h.next] = point
 	h.next = (h.next + 1) % historyPoints
 	h.n = min(h.n+1, historyPoints)
 }
 
-// MarshalJSON gives what GET /api/v1/history answers: the oldest point first, each series as long as the others.
-func (h *History) MarshalJSON() ([]byte, error) {
-	series := make(map[string][]float64, len(historySeries))
+// marshal gives the first len(names) values of each point, as series of these names.
+func (h *hour) marshal(names []string) ([]byte, error) {
+	series := make(map[string][]float64, len(names))
 	h.mu.Lock()
-	for i, name := range historySeries {
+	for i, name := range names {
 		list := make([]float64, h.n)
 		for j := range list {
 			list[j] = h.points[(h.next-h.n+j+historyPoints)%historyPoints][i]

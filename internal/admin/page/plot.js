@@ -12,7 +12,7 @@ function svg (tag, className) {
   return e
 }
 
-export function plot (figure, title, series, unit) {
+export function plot (figure, title, series, unit, format = unit === ' ms' ? ms : n => rate(n) + unit) {
   const legend = el('ul', 'legend')
   const when = el('span', 'soft')
   const values = series.map(s => {
@@ -43,8 +43,6 @@ export function plot (figure, title, series, unit) {
 
   let history = null
   let at = -1 // index of the point read off; -1: the newest
-
-  const format = unit === ' ms' ? ms : n => rate(n) + unit
 
   function read () {
     if (!history) return

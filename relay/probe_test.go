@@ -1,0 +1,179 @@
+package relay
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// serve has a backend do one thing with each connection, on a port of its own, until the test ends.
+func serve(t *testing.T, handle func(*net.TCPConn)) netip.AddrPort {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			handle(conn.(*net.TCPConn))
+			conn.Close()
+		}
+	}()
+	t.Cleanup(func() {
+		l.Close()
+		<-done
+	})
+	return l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// answering writes text once the request was read.
+func answering(text string) func(*net.TCPConn) {
+	return func(conn *net.TCPConn) {
+		if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+			_, _ = io.WriteString(conn, text)
+		}
+	}
+}
+
+func TestProbe(t *testing.T) {
+	t.Parallel()
+	f := func(name string, handle func(*net.TCPConn), timeout time.Duration, want outcome, wantWords string, wantAnswer answer) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, got, words := ask(t.Context(), dialTCP, serve(t, handle), "/healthz", timeout)
+			if got != want || a != wantAnswer || !strings.Contains(words, wantWords) || (words == "") != (want == answeredOK) {
+				t.Errorf("got %v, %q, %+v; want %v, %q, %+v", outcomeNames[got], words, a, outcomeNames[want], wantWords, wantAnswer)
+			}
+		})
+	}
+	const long, short = 10 * time.Second, 200 * time.Millisecond
+	const ok = "HTTP/1.1 200 OK\r\n"
+	f("healthy", answering(ok+"Spillway-State: overload\r\nSpillway-Shed: 0.35\r\nContent-Length: 3\r\n\r\nok\n"), long, answeredOK, "", answer{"overload", 0.35})
+	f("any other server", answering("HTTP/1.0 204\n\n"), long, answeredOK, "", answer{})
+	f("without end", func(conn *net.TCPConn) {
+		answering(ok + "\r\n")(conn)
+		for err := error(nil); err == nil; { // the probe's reset ends it
+			_, err = conn.Write(make([]byte, 1<<16))
+		}
+	}, long, answeredOK, "", answer{})
+	f("in small pieces", func(conn *net.TCPConn) {
+		for _, c := range []byte(ok + "Spillway-Shed: 1\r\n\r\n") {
+			_, _ = conn.Write([]byte{c})
+		}
+		_, _ = io.Copy(io.Discard, conn)
+	}, long, answeredOK, "", answer{Level: 1})
+	f("endless headers", answering(ok+strings.Repeat("X-Junk: 1\r\n", 1000)), long, answeredOK, "", answer{})
+	f("unwell", answering("HTTP/1.1 503 Service Unavailable\r\nSpillway-Shed: 1\r\n\r\n"), long, badStatus, "answered 503", answer{})
+	f("moved", answering("HTTP/1.1 301 Moved\r\nLocation: /\r\n\r\n"), long, badStatus, "answered 301", answer{})
+	f("no HTTP", answering("SSH-2.0-OpenSSH_9.2\r\n\r\n"), long, broken, `not HTTP/1: "SSH-2.0`, answer{})
+	f("garbage", answering(strings.Repeat("\x00", 10000)), long, broken, "not HTTP/1", answer{})
+	f("closes", answering(""), long, broken, "closed before it had answered", answer{})
+	f("closes within its headers", answering(ok), long, broken, "closed before it had answered", answer{})
+	f("resets", func(conn *net.TCPConn) { _ = conn.SetLinger(0) }, long, broken, "connection reset", answer{})
+	f("hangs", func(conn *net.TCPConn) { _, _ = io.Copy(io.Discard, conn) }, short, timedOut, "connected, but no answer within 200ms", answer{})
+	f("hangs within its headers", func(conn *net.TCPConn) {
+		answering(ok)(conn)
+		_, _ = io.Copy(io.Discard, conn)
+	}, short, timedOut, "connected, but no answer within 200ms", answer{})
+}
+
+func TestProbeOfADeadProcess(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().(*net.TCPAddr).AddrPort()
+	l.Close()
+	began := time.Now()
+	if _, got, words := ask(t.Context(), dialTCP, addr, "/", time.Minute); got != refused || words != "connection refused" {
+		t.Errorf("got %v, %q", outcomeNames[got], words)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("took %s; a refusal is there at once", took)
+	}
+}
+
+// A hung process whose queue of connections is full: the kernel drops the SYN.
+func TestProbeOfAFullQueue(t *testing.T) {
+	t.Parallel()
+	dial := func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, &net.OpError{Op: "dial", Err: ctx.Err()}
+	}
+	if _, got, words := ask(t.Context(), dial, netip.AddrPort{}, "/", 50*time.Millisecond); got != timedOut || words != "no connection within 50ms" {
+		t.Errorf("got %v, %q", outcomeNames[got], words)
+	}
+}
+
+func TestProbeEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	hung := make(chan struct{}, 1)
+	addr := serve(t, func(conn *net.TCPConn) {
+		hung <- struct{}{}
+		_, _ = io.Copy(io.Discard, conn)
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		ask(ctx, dialTCP, addr, "/", time.Hour)
+		close(done)
+	}()
+	<-hung
+	cancel()
+	<-done
+}
+
+// What this says is what net/http says, which shares no code with it.
+func FuzzParseAnswer(f *testing.F) {
+	f.Add([]byte("HTTP/1.1 200 OK\r\nSpillway-State: calm\r\nSpillway-Shed: 0.35\r\nContent-Length: 3\r\n\r\nok\n"))
+	f.Add([]byte("HTTP/1.0 503\n\n"))
+	f.Add([]byte("HTTP/1.1 200 OK\r\nspillway-shed:1e-1\r\nSPILLWAY-SHED: 2\r\n\r\n"))
+	f.Add([]byte("HTTP/1.1 200 OK\r\nSpillway-Shed: NaN\r\nSpillway-State: x\r\n\r\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		end := headEnd(b)
+		head := b[:end]
+		if end == 0 {
+			head = b
+		}
+		code, a, err := parseAnswer(head)
+		if !(a.Level >= 0 && a.Level <= 1) || code < 0 || code > 999 {
+			t.Fatalf("%q: got %d, %+v", head, code, a)
+		}
+		if end == 0 || bytes.Contains(head, []byte("\n ")) || bytes.Contains(head, []byte("\n\t")) {
+			return // a header over several lines, which nobody sends any more, is read as far as its first
+		}
+		res, wantErr := http.ReadResponse(bufio.NewReader(bytes.NewReader(head)), nil)
+		if wantErr != nil || res.Proto != "HTTP/1.1" && res.Proto != "HTTP/1.0" || len(res.Status) > 3 && res.Status[3] != ' ' {
+			return
+		}
+		res.Body.Close()
+		if err != nil || code != res.StatusCode {
+			t.Fatalf("%q: got %d, %v, want %d", head, code, err, res.StatusCode)
+		}
+		level, err := strconv.ParseFloat(res.Header.Get("Spillway-Shed"), 64)
+		if err != nil || !(level >= 0 && level <= 1) {
+			level = 0
+		}
+		if a.Level != level {
+			t.Fatalf("%q: got level %v, want %v", head, a.Level, level)
+		}
+		if state := res.Header.Get("Spillway-State"); a.State != "" && a.State != state {
+			t.Fatalf("%q: got state %q, want %q", head, a.State, state)
+		}
+	})
+}

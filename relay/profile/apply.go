@@ -53,61 +53,82 @@ func Apply(root, stateFile string, keys []Key) (changed []Change, problems []err
 }
 
 func (k kernel) apply(stateFile string, keys []Key) (changed []Change, problems []error) {
-	problem := func(err error) { problems = append(problems, err) }
+	var p problemList
 	readings := Read(k.root, keys)
 	if slices.ContainsFunc(readings, lacksConntrack) {
 		if err := k.load(); err != nil {
-			problem(fmt.Errorf("load conntrack: %w", err))
+			p.add("load conntrack", err)
 		}
 		readings = Read(k.root, keys)
 	}
 
 	// What cannot be written is not saved either.
 	var todo []Reading
-	unloaded := false
 	for _, r := range readings {
 		switch {
 		case r.OK:
-		case lacksConntrack(r): // one message for all of them
-			if !unloaded {
-				problem(fmt.Errorf("%s and the like: %s", r.Name, r.Problem))
-			}
-			unloaded = true
 		case r.Problem != "":
-			problem(fmt.Errorf("%s: %s", r.Name, r.Problem))
+			p.add(r.Name, errors.New(r.Problem))
 		default:
 			if err := k.mayWrite(r.Name); err != nil {
-				problem(err)
+				p.add(r.Name, err)
 				continue
 			}
 			todo = append(todo, r)
 		}
 	}
 	if len(todo) == 0 {
-		return nil, problems
+		return nil, p.errors()
 	}
 
 	save, err := k.save(stateFile, todo)
 	if err != nil {
-		problem(fmt.Errorf("the values from before cannot be saved, and revert will not know them: %w", err))
+		p.add("the values from before cannot be saved, and revert will not know them", err)
 	}
 	defer save.close()
 	for _, r := range todo {
 		change, err := k.set(r.Name, r.Found, r.Want)
 		if err != nil {
-			problem(err)
+			p.add(r.Name, err)
 			continue
 		}
 		changed = append(changed, change)
 		save.set(r.Name, change.New)
 		if !r.met(change.New) {
-			problem(fmt.Errorf("%s: the kernel took %s and made it %s", r.Name, r.Want, change.New))
+			p.add(r.Name, fmt.Errorf("the kernel took %s and made it %s", r.Want, change.New))
 		}
 	}
 	if err := save.update(); err != nil {
-		problem(fmt.Errorf("save what the kernel made of the values: %w", err))
+		p.add("save what the kernel made of the values", err)
 	}
-	return changed, problems
+	return changed, p.errors()
+}
+
+// problemList has one error for all keys with the same problem: a right that lacks, lacks for all of them.
+type problemList struct {
+	errs  []error
+	names [][]string
+}
+
+func (p *problemList) add(name string, err error) {
+	i := slices.IndexFunc(p.errs, func(e error) bool { return e.Error() == err.Error() })
+	if i < 0 {
+		i = len(p.errs)
+		p.errs, p.names = append(p.errs, err), append(p.names, nil)
+	}
+	p.names[i] = append(p.names[i], name)
+}
+
+func (p *problemList) errors() []error {
+	var errs []error
+	for i, err := range p.errs {
+		name := p.names[i][0]
+		if more := len(p.names[i]) - 1; more > 0 {
+			name = fmt.Sprintf("%s and %d more", name, more)
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", name, err))
+	}
+	return errs
 }
 
 func lacksConntrack(r Reading) bool {
@@ -122,24 +143,24 @@ func (k kernel) mayWrite(name string) error {
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
-		return explain(name, err)
+		return explain(err)
 	}
 	return f.Close()
 }
 
-// explain says which right is lacking.
-func explain(name string, err error) error {
+// explain says which right is lacking. The path is left out: the key's name says as much.
+func explain(err error) error {
 	var pathErr *fs.PathError
 	if errors.As(err, &pathErr) {
-		err = pathErr.Err // the name says where
+		err = pathErr.Err
 	}
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%s: %w", name, ErrRight)
+		return ErrRight
 	case errors.Is(err, unix.EROFS):
-		return fmt.Errorf("%s: /proc/sys is read-only here: in a container apply on its host, in a unit set ProtectKernelTunables=no", name)
+		return errors.New("/proc/sys is read-only here: in a container apply on its host, in a unit set ProtectKernelTunables=no")
 	}
-	return fmt.Errorf("%s: %w", name, err)
+	return err
 }
 
 // set writes one key and looks what became of it.
@@ -149,7 +170,7 @@ func (k kernel) set(name, old, value string) (Change, error) {
 		return Change{}, err
 	}
 	if err := k.write(path, value); err != nil {
-		return Change{}, explain(name, err)
+		return Change{}, explain(err)
 	}
 	now, err := readKey(k.root, name)
 	if err != nil {
@@ -226,26 +247,27 @@ func Revert(root, stateFile string) (restored []Change, problems []error) {
 }
 
 func (k kernel) revert(stateFile string) (restored []Change, problems []error) {
-	problem := func(err error) { problems = append(problems, err) }
 	lock, err := lockDir(stateFile)
-	if missing(err) {
-		return nil, nil
-	} else if err != nil {
-		return nil, []error{explain(stateFile, err)}
+	var s state
+	if err == nil {
+		defer lock.Close()
+		s, err = readState(stateFile)
 	}
-	defer lock.Close()
-	s, err := readState(stateFile)
-	if missing(err) {
+	switch {
+	case missing(err):
 		return nil, nil
-	} else if errors.Is(err, fs.ErrPermission) {
-		return nil, []error{explain(stateFile, err)}
-	} else if err != nil {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, []error{fmt.Errorf("what was there before: %w; as root: sudo spillway relay revert", err)}
+	case errors.Is(err, errBusy):
+		return nil, []error{err}
+	case err != nil:
 		return nil, []error{fmt.Errorf("what was there before is not known: %w; a reboot brings it back", err)}
 	}
 	now := here(k.root)
 	if s.Boot == now.Boot && s.Namespace != now.Namespace {
 		return nil, []error{fmt.Errorf("%s was written in another network namespace (%s, this is %s); revert there", stateFile, s.Namespace, now.Namespace)}
 	}
+	var p problemList
 	left := s
 	left.Keys = nil
 	if s.of(now) {
@@ -255,7 +277,7 @@ func (k kernel) revert(stateFile string) (restored []Change, problems []error) {
 				restored = append(restored, change)
 			}
 			if err != nil {
-				problem(err)
+				p.add(key.Name, err)
 				if !errors.Is(err, errForeign) {
 					left.Keys = append(left.Keys, key)
 				}
@@ -263,18 +285,16 @@ func (k kernel) revert(stateFile string) (restored []Change, problems []error) {
 		}
 		slices.Reverse(left.Keys)
 	}
-	if len(left.Keys) > 0 {
-		if len(left.Keys) < len(s.Keys) {
-			if err := left.write(stateFile); err != nil {
-				problem(err)
-			}
-		}
-		return restored, problems
+	switch {
+	case len(left.Keys) == 0:
+		err = errors.Join(os.Remove(stateFile), syncDir(filepath.Dir(stateFile)))
+	case len(left.Keys) < len(s.Keys):
+		err = left.write(stateFile)
 	}
-	if err := errors.Join(os.Remove(stateFile), syncDir(filepath.Dir(stateFile))); err != nil {
-		problem(err)
+	if err != nil {
+		p.add(stateFile, err)
 	}
-	return restored, problems
+	return restored, p.errors()
 }
 
 // errForeign is in the error about a key that somebody else has changed.
@@ -292,7 +312,7 @@ func (k kernel) restore(key saved) (Change, error) {
 	change := Change{}
 	if found != key.Was {
 		if found != key.Set {
-			return Change{}, fmt.Errorf("%s is %s, was %s, and was set to %s: %w", key.Name, found, key.Was, key.Set, errForeign)
+			return Change{}, fmt.Errorf("is %s, was %s, and was set to %s: %w", found, key.Was, key.Set, errForeign)
 		}
 		if change, err = k.set(key.Name, found, key.Was); err != nil {
 			return Change{}, err

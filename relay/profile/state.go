@@ -156,6 +156,8 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
+var errBusy = errors.New("another spillway is applying or reverting the profile; try again")
+
 // lockDir keeps another process from applying or reverting at the same time, until the file returned is closed.
 func lockDir(path string) (*os.File, error) {
 	d, err := os.Open(filepath.Dir(path))
@@ -165,7 +167,7 @@ func lockDir(path string) (*os.File, error) {
 	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = d.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = errors.New("another spillway is applying or reverting the profile; try again")
+			err = errBusy
 		}
 		return nil, err
 	}

@@ -22,6 +22,7 @@ import (
 type ctlCmd struct {
 	Admin     string        `placeholder:"ADDR" help:"Where the admin side listens: HOST:PORT, unix:/path, http://HOST or https://HOST. None: admin.listen of the configuration, which is 127.0.0.1:7070 if nobody set it."`
 	TokenFile string        `placeholder:"FILE" help:"File that holds the admin token. None: $SPILLWAY_ADMIN_TOKEN, admin.token of the configuration, or the file admin.token in data_dir."`
+	Relay     bool          `help:"Ask the relay, at relay.admin.listen, and not the tracker. It goes with status and top."`
 	JSON      bool          `name:"json" help:"Print what the API answers, as it is."`
 	Timeout   time.Duration `default:"5s" help:"Time one answer may take."`
 
@@ -37,7 +38,10 @@ type ctlCmd struct {
 }
 
 // Validate is called by the parser.
-func (c *ctlCmd) Validate() error {
+func (c *ctlCmd) Validate(parsed *kong.Context) error {
+	if err := c.validateRelay(parsed); err != nil {
+		return err
+	}
 	if c.Timeout <= 0 {
 		return fmt.Errorf("--timeout: got %s; must be longer than nothing", c.Timeout)
 	}
@@ -56,10 +60,13 @@ type change struct {
 }
 
 type ctlStatusCmd struct {
-	ExitCode bool `help:"Exit with 3 if the state is not calm."`
+	ExitCode bool `help:"Exit with 3 if the state is not calm; of a relay: if it is not forwarding."`
 }
 
 func (cmd *ctlStatusCmd) Run(p *program, c *ctlCmd) error {
+	if c.Relay {
+		return cmd.runRelay(p, c)
+	}
 	client, err := c.client(p)
 	if err != nil {
 		return err
@@ -67,6 +74,9 @@ func (cmd *ctlStatusCmd) Run(p *program, c *ctlCmd) error {
 	st, raw, err := ask[admin.Status](client, http.MethodGet, "status", nil)
 	if err != nil {
 		return err
+	}
+	if st.Load.State == "" {
+		return fmt.Errorf("%s answers as no tracker does; if it is a relay, ask with --relay", client.place)
 	}
 	if c.JSON {
 		err = writeRaw(p.stdout, raw)

@@ -40,6 +40,7 @@ type client struct {
 	token     string
 	tokenFrom string // for messages
 	timeout   time.Duration
+	side      side
 }
 
 // place is where an admin side listens.
@@ -86,7 +87,8 @@ func parsePlace(text string) (place, error) {
 // client finds out whom to ask and with which token. The configuration is read only for what nobody has said: one that is
 // broken must not keep the operator from the switches.
 func (c *ctlCmd) client(p *program) (*client, error) {
-	token, from := p.getenv("SPILLWAY_ADMIN_TOKEN"), "$SPILLWAY_ADMIN_TOKEN"
+	side := c.side()
+	token, from := p.getenv(side.tokenEnv), "$"+side.tokenEnv
 	if c.TokenFile != "" {
 		token, from = "", c.TokenFile
 	}
@@ -97,14 +99,15 @@ func (c *ctlCmd) client(p *program) (*client, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w\nthe configuration is not needed where --admin and --token-file are given", err)
 		}
+		listen, configured := side.of(&cfg)
 		if at == "" {
-			at = cfg.Admin.Listen
+			at = listen
 		}
 		if at == "" {
-			return nil, errors.New("admin.listen is empty in this configuration, so there is nobody to ask; set it and restart, or give --admin")
+			return nil, errors.New(side.key + ".listen is empty in this configuration, so there is nobody to ask; set it and restart, or give --admin")
 		}
 		if token == "" && file == "" {
-			token, from, file = cfg.Admin.Token, "admin.token of the configuration", ""
+			token, from, file = configured, side.key+".token of the configuration", ""
 			if token == "" {
 				file = defaultTokenFile(cfg.DataDir)
 				from = file
@@ -123,7 +126,9 @@ func (c *ctlCmd) client(p *program) (*client, error) {
 	if !isHeaderWord(token) {
 		return nil, fmt.Errorf("token: %s holds a character that no token has; is it the right file?", from)
 	}
-	return newClient(place, token, from, c.Timeout), nil
+	client := newClient(place, token, from, c.Timeout)
+	client.side = side
+	return client, nil
 }
 
 func newClient(at place, token, from string, timeout time.Duration) *client {
@@ -135,7 +140,7 @@ func newClient(at place, token, from string, timeout time.Duration) *client {
 	}
 	// A redirect would carry the token to wherever it points.
 	noRedirect := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &client{&http.Client{Transport: transport, CheckRedirect: noRedirect}, at, token, from, timeout}
+	return &client{&http.Client{Transport: transport, CheckRedirect: noRedirect}, at, token, from, timeout, trackerSide}
 }
 
 // defaultTokenFile is the one in dataDir, or that of the systemd unit when nobody has named a directory and there is none here.
@@ -259,11 +264,11 @@ func (c *client) unreachable(err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%s: permission denied for user %s; try again with sudo", c.place, userName())
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("nothing answers at %s; is spillway serve running, and is --admin right?", c.place)
+		return fmt.Errorf("nothing answers at %s; is %s running, and is --admin right?", c.place, c.side.program)
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
 		return fmt.Errorf("no answer from %s within %s; if --admin is right it is very busy: give it longer with --timeout", c.place, c.timeout)
 	}
-	return fmt.Errorf("no answer from %s: %s; is spillway serve running, and is --admin right?", c.place, clean(err.Error()))
+	return fmt.Errorf("no answer from %s: %s; is %s running, and is --admin right?", c.place, clean(err.Error()), c.side.program)
 }
 
 // refused says why the answer was not 200.
@@ -276,7 +281,7 @@ func (c *client) refused(code int, answer []byte) error {
 	case code == http.StatusUnauthorized:
 		return &refusedError{code, fmt.Sprintf("%s does not take this token (from %s); the right one is in the file admin.token in its data_dir: name it with --token-file", c.place, c.tokenFrom)}
 	case err != nil || body.Error == "":
-		return &refusedError{code, fmt.Sprintf("%s answered %d %s, which is not how an admin side answers; is --admin the address of admin.listen, and not of http.listen?", c.place, code, http.StatusText(code))}
+		return &refusedError{code, fmt.Sprintf("%s answered %d %s, which is not how an admin side answers; is --admin the address of %s.listen, and not of %s?", c.place, code, http.StatusText(code), c.side.key, c.side.public)}
 	}
 	return &refusedError{code, cut(clean(body.Error), 500)}
 }

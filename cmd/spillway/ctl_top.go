@@ -32,6 +32,9 @@ func (ctlTopCmd) Run(p *program, c *ctlCmd) error {
 	if c.JSON {
 		return fmt.Errorf(`--json: top has no JSON; "spillway ctl status --json" has`)
 	}
+	if c.Relay {
+		return topRelay(p, c)
+	}
 	client, err := c.client(p)
 	if err != nil {
 		return err

@@ -1,0 +1,305 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"spillway/internal/config"
+	"spillway/relay"
+)
+
+// side is one of the two admin sides a machine may have.
+type side struct {
+	program  string // that answers there
+	key      string // of the configuration
+	public   string // key of what it is often mistaken for
+	tokenEnv string
+}
+
+var (
+	trackerSide = side{"spillway serve", "admin", "http.listen", "SPILLWAY_ADMIN_TOKEN"}
+	relaySide   = side{"spillway relay", "relay.admin", "relay.listen", "SPILLWAY_RELAY_ADMIN_TOKEN"}
+)
+
+func (c *ctlCmd) side() side {
+	if c.Relay {
+		return relaySide
+	}
+	return trackerSide
+}
+
+// of is where the side listens and its token, as cfg has them.
+func (s side) of(cfg *config.Config) (listen, token string) {
+	if s == relaySide {
+		return cfg.Relay.Admin.Listen, cfg.Relay.Admin.Token
+	}
+	return cfg.Admin.Listen, cfg.Admin.Token
+}
+
+// validateRelay refuses what a relay has not.
+func (c *ctlCmd) validateRelay(parsed *kong.Context) error {
+	selected := parsed.Selected()
+	if !c.Relay || selected == nil || selected.Name == "status" || selected.Name == "top" {
+		return nil
+	}
+	return fmt.Errorf("--relay goes with status and top, not with %s: a relay has no switches, blocks or limits; leave it out to ask the tracker", selected.Name)
+}
+
+func (cmd *ctlStatusCmd) runRelay(p *program, c *ctlCmd) error {
+	client, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	st, raw, err := ask[relay.Status](client, http.MethodGet, "status", nil)
+	if err == nil {
+		err = client.wantRelay(&st)
+	}
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		err = writeRaw(p.stdout, raw)
+	} else {
+		err = writeLines(p.stdout, relayLines(&st, time.Now(), p.colour()))
+	}
+	if err == nil && cmd.ExitCode && st.State != "forwarding" {
+		return exitCode(3)
+	}
+	return err
+}
+
+// wantRelay refuses the status of a tracker, in which no field has the name of a relay's.
+func (c *client) wantRelay(st *relay.Status) error {
+	if st.State == "" || st.Mode == "" {
+		return fmt.Errorf("%s answers as no relay does; if it is a tracker, leave out --relay", c.place)
+	}
+	return nil
+}
+
+// relayEventsShown bounds the events of the status in text; --json has them all.
+const relayEventsShown = 10
+
+// relayLines is what ctl --relay status prints.
+func relayLines(st *relay.Status, now time.Time, colour bool) []string {
+	s := &screen{colour: colour}
+	s.relayHead(st, now)
+	s.lines = append(s.lines, "")
+	s.relayBackends(st, now, len(st.Backends))
+	if len(st.Events) > 0 {
+		s.lines = append(s.lines, "")
+		s.relayEvents(st, now, relayEventsShown)
+	}
+	return s.lines
+}
+
+// row adds a line with its name before it.
+func (s *screen) row(name string, f func(l *line)) {
+	s.line(func(l *line) {
+		l.add(dim, left(name, 12))
+		f(l)
+	})
+}
+
+func (s *screen) relayHead(st *relay.Status, now time.Time) {
+	s.row("relay", func(l *line) {
+		l.addf(plain, "%s, up %s since %s", st.Version, span(time.Duration(st.UptimeSeconds)*time.Second), clock(st.Started, now))
+		l.addf(plain, ", listens on %s", strings.Join(st.Listen, " "))
+	})
+	s.row("state", func(l *line) {
+		l.add(relayStyle(st.State), strings.ToUpper(st.State))
+		if !st.Since.IsZero() {
+			l.addf(plain, " for %s, since %s", span(now.Sub(st.Since)), clock(st.Since, now))
+		}
+		if st.Why != "" {
+			l.add(plain, ": "+st.Why)
+		}
+	})
+	s.row("rates", func(l *line) {
+		l.addf(plain, "sent on %s/s", number(st.Opened))
+		for _, r := range []struct {
+			perSecond float64
+			why       string
+		}{{st.RefusedDown, "down"}, {st.RefusedBudget, "budget"}, {st.RefusedSource, "source"}} {
+			style := plain
+			if r.perSecond > 0 {
+				style = yellow
+			}
+			l.add(plain, ", ")
+			l.addf(style, "refused (%s) %s/s", r.why, number(r.perSecond))
+		}
+		if st.Mode != "proxy" {
+			l.addf(plain, ", stray segments %s/s", number(st.NoFlow))
+		}
+	})
+	s.row("mode", func(l *line) {
+		l.add(plain, st.Mode)
+		if st.ModeWhy != "" {
+			l.add(plain, ": "+st.ModeWhy)
+		}
+	})
+	if st.Mode == "proxy" {
+		s.row("connections", use{"", int64(st.Conns), int64(st.ConnsMax), count}.add)
+	} else {
+		s.row("conntrack", func(l *line) {
+			use{"", int64(st.Conntrack), int64(st.ConntrackMax), count}.add(l)
+			style := plain
+			if st.InsertFailed > 0 {
+				style = alarm
+			}
+			l.add(plain, ", ")
+			l.addf(style, "%s not tracked (insert_failed)", count(int64(min(st.InsertFailed, 1<<62))))
+		})
+		s.row("ports", func(l *line) { addPorts(l, st) })
+	}
+	s.row("profile", func(l *line) { addProfile(l, st) })
+	if st.LogDropped > 0 {
+		s.row("besides", func(l *line) { l.addf(plain, "%s log lines were dropped", count(int64(min(st.LogDropped, 1<<62)))) })
+	}
+}
+
+func relayStyle(state string) style {
+	switch state {
+	case "forwarding":
+		return green
+	case "degraded":
+		return yellow
+	}
+	return alarm
+}
+
+// portsHigh is a share of the source ports above which the kernel soon finds none that is free.
+const portsHigh = 0.7
+
+func addPorts(l *line, st *relay.Status) {
+	if !st.Masquerade {
+		l.add(plain, "no masquerade: backends see who connects")
+		return
+	}
+	style, more := plain, ""
+	switch {
+	case st.PortsUsed >= 0.95:
+		style, more = alarm, "; connections fail for want of a port: add a backend, or an address to this machine"
+	case st.PortsUsed >= portsHigh:
+		style, more = yellow, "; above 70 % connections soon fail for want of a port: add a backend, or an address to this machine"
+	}
+	l.add(style, percent(st.PortsUsed))
+	l.add(plain, " of those towards the busiest backend"+more)
+}
+
+func addProfile(l *line, st *relay.Status) {
+	switch {
+	case st.Profile == "" || st.Profile == "none":
+		l.add(plain, "none (relay.profile)")
+	case len(st.ProfileOff) == 0:
+		l.add(plain, st.Profile+", ")
+		l.add(green, "in force")
+	default:
+		keys := "keys differ"
+		if len(st.ProfileOff) == 1 {
+			keys = "key differs"
+		}
+		l.add(plain, st.Profile+", ")
+		l.addf(yellow, "%d %s", len(st.ProfileOff), keys)
+		l.add(plain, `, which "spillway relay apply" sets: `+strings.Join(st.ProfileOff, " "))
+	}
+}
+
+// relayBackends adds the table of backends in at most rows lines, besides its head. Where they do not fit, those that are down
+// come first. What is cut at the edge of a terminal matters least.
+func (s *screen) relayBackends(st *relay.Status, now time.Time, rows int) {
+	list := st.Backends
+	if rows < len(list) {
+		list = slices.Clone(list)
+		slices.SortStableFunc(list, func(a, b relay.BackendStatus) int {
+			switch {
+			case a.Up == b.Up:
+				return 0
+			case b.Up:
+				return -1
+			}
+			return 1
+		})
+		list = list[:max(rows-1, 0)]
+	}
+	addrWidth := len("backend")
+	for i := range list {
+		addrWidth = max(addrWidth, columns(clean(list[i].Addr)))
+	}
+	addrWidth = min(addrWidth+2, 60)
+	s.line(func(l *line) {
+		l.add(dim, left("", 6)+left("backend", addrWidth)+right("for", 8)+right("sent on/s", 11)+right("refused/s", 11))
+		l.add(dim, right("waiting/room", 14)+right("probe ms", 10)+right("sheds", 8)+right("share", 8)+right("weight", 8))
+	})
+	if len(st.Backends) == 0 {
+		s.line(func(l *line) { l.add(dim, "none; relay.backends names them") })
+	}
+	for i := range list {
+		b := &list[i]
+		s.line(func(l *line) {
+			word, style := "up", green
+			if !b.Up {
+				word, style = "DOWN", alarm
+			}
+			l.add(style, left(word, 6))
+			l.add(plain, left(b.Addr, addrWidth)+right(sinceText(b.Since, now), 8)+right(number(b.Opened), 11))
+			lost := plain
+			if b.Refused > 0 {
+				lost = yellow
+			}
+			l.add(lost, right(number(b.Refused), 11))
+			room := plain
+			if b.Unanswered > 0 && b.Unanswered >= b.Budget*9/10 {
+				room = yellow
+			}
+			l.add(room, right(count(int64(b.Unanswered))+"/"+count(int64(b.Budget)), 14))
+			probe, sheds := "-", "-" // the last of one that is down is old
+			if b.Up {
+				probe, sheds = number(b.ProbeMS), percent(b.Level)
+			}
+			l.add(plain, right(probe, 10))
+			l.add(levelStyle(b.Level), right(sheds, 8))
+			l.add(plain, right(percent(b.Share), 8)+right(count(int64(b.Weight)), 8))
+			if b.Why != "" {
+				why := "  " + b.Why
+				if b.Up {
+					why = "  last failure: " + b.Why
+				}
+				l.add(plain, why)
+			}
+		})
+	}
+	if more := len(st.Backends) - len(list); more > 0 {
+		s.line(func(l *line) {
+			up := 0
+			for i := range st.Backends {
+				if st.Backends[i].Up {
+					up++
+				}
+			}
+			l.addf(dim, "and %d more; of all %d are up, %d down", more, up, len(st.Backends)-up)
+		})
+	}
+}
+
+func sinceText(since, now time.Time) string {
+	if since.IsZero() {
+		return "-"
+	}
+	return span(now.Sub(since))
+}
+
+// relayEvents adds the newest events, at most rows of them.
+func (s *screen) relayEvents(st *relay.Status, now time.Time, rows int) {
+	for i := range min(len(st.Events), max(rows, 0)) {
+		e := &st.Events[i]
+		s.line(func(l *line) {
+			l.add(dim, clock(e.At, now)+"  ")
+			l.add(plain, e.Text)
+		})
+	}
+}

@@ -2,9 +2,9 @@ package profile
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"testing"
 )
@@ -70,7 +70,7 @@ func FuzzRevert(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if s2, err := parseState(again); err != nil || !reflect.DeepEqual(s, s2) {
+		if s2, err := parseState(again); err != nil || fmt.Sprint(s2) != fmt.Sprint(s) { // nil or empty is the same
 			t.Errorf("read again: %+v, %v; was %+v", s2, err, s)
 		}
 		check := func(name, value string) {

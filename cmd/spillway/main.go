@@ -1,8 +1,9 @@
-// Command spillway is a BitTorrent tracker.
+// Command spillway is a BitTorrent tracker, and the relay in front of it.
 //
 // This package wires the rooms together and holds nothing that decides about
 // an announce. To follow a start: main, serveCmd.Run, start (serve.go), then
-// server.run until a signal, and server.stop.
+// server.run until a signal, and server.stop; of a relay: relayRunCmd.Run,
+// startRelay (relay.go), relayServer.run and stop.
 package main
 
 import (
@@ -28,6 +29,7 @@ type cli struct {
 	File string `name:"config" placeholder:"FILE" env:"SPILLWAY_CONFIG" help:"Configuration file, YAML. None: the defaults."`
 
 	Serve   serveCmd   `cmd:"" help:"Run the tracker."`
+	Relay   relayCmd   `cmd:"" help:"Run the relay in front of it; check, apply and revert the kernel's settings."`
 	Ctl     ctlCmd     `cmd:"" help:"Ask and steer a running one: status, switches, blocks, limits; top shows it live."`
 	Bench   benchCmd   `cmd:"" help:"Flood a tracker on this machine, and plot what became of it."`
 	Config  configCmd  `cmd:"" help:"Print or check a configuration."`
@@ -41,10 +43,11 @@ type program struct {
 	stderr io.Writer
 }
 
-const description = `Spillway is a BitTorrent tracker.
+const description = `Spillway is a BitTorrent tracker, and the relay in front of it.
 
 "spillway serve" starts one, with no configuration needed; it logs the announce URL to paste into torrents.
-"spillway ctl status" asks a running one how it fares, "spillway ctl ws off --for 10m" switches WebSockets off.`
+"spillway ctl status" asks a running one how it fares, "spillway ctl ws off --for 10m" switches WebSockets off.
+"spillway relay --relay.backends=10.66.0.2:6969" forwards to one, and refuses at once while it is dead.`
 
 func main() { os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)) }
 
@@ -68,7 +71,11 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, `spillway: "spillway --help" lists the commands, "spillway serve --help" the settings`)
 		return 2
 	}
-	src := config.Sources{File: c.File, Environ: environ, Flags: c.Serve.Config, Given: givenKeys(ctx)}
+	flags := c.Serve.Config
+	if strings.HasPrefix(ctx.Command(), "relay") {
+		flags = c.Relay.config()
+	}
+	src := config.Sources{File: c.File, Environ: environ, Flags: flags, Given: givenKeys(ctx)}
 	err = ctx.Run(&program{src: src, stdout: stdout, stderr: stderr})
 	if code := exitCode(0); errors.As(err, &code) {
 		return int(code)

@@ -26,7 +26,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -40,9 +39,6 @@ var (
 	// ErrRunning is in Open's and Revert's error when another relay runs in this network namespace.
 	ErrRunning = errors.New("another relay is running on this machine; stop it")
 )
-
-// lockName is an abstract unix socket: of the network namespace, as the table is, and the kernel frees it whatever ends the process.
-const lockName = "@spillway-relay"
 
 // Path is a relay.Path through the kernel.
 type Path struct {
@@ -64,9 +60,9 @@ type Path struct {
 
 var _ relay.Path = (*Path)(nil)
 
-// Open makes the table, or takes it over from an earlier relay: in one transaction, so that neither forwarding is interrupted nor
-// the refusal of a backend that is down. Until the first Apply sources are spread by weight. If Open fails nothing is changed. The
-// caller calls Close.
+// Open makes the table, or takes it over from an earlier relay, so that neither forwarding is interrupted nor the refusal of a
+// backend that is down (take.go). Until the first Apply sources go where they went, or are spread by weight. If Open fails nothing is
+// changed. The caller calls Close.
 func Open(cfg Config, log *slog.Logger) (*Path, error) {
 	cfg, err := cfg.check()
 	if err != nil {
@@ -104,6 +100,11 @@ func (p *Path) open() (err error) {
 	if p.cutter, err = newCutter(p.log); err != nil {
 		return unavailable(err)
 	}
+	if exists {
+		if adopted, err := p.adopt(); adopted || err != nil {
+			return err
+		}
+	}
 	left := p.cfg.downBefore(p.socket, exists)
 	p.plan = p.cfg.first(left)
 	if err := p.commit(p.cfg.install(&p.plan, left, exists)); err != nil {
@@ -123,51 +124,7 @@ func unavailable(err error) error {
 	return fmt.Errorf("%w: %w; is nf_tables in the kernel, with nft_fib_inet, nft_reject_inet, nft_nat, nft_masq and nft_hash?", ErrUnavailable, err)
 }
 
-func lock() (fd int, err error) {
-	if fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
-		return -1, fmt.Errorf("lock: %w", err)
-	}
-	err = unix.Bind(fd, &unix.SockaddrUnix{Name: lockName})
-	if err == nil {
-		return fd, nil
-	}
-	_ = unix.Close(fd)
-	if errors.Is(err, unix.EADDRINUSE) {
-		return -1, ErrRunning
-	}
-	return -1, fmt.Errorf("lock: %w", err)
-}
-
-// first is the plan until the first Apply.
-func (cfg Config) first(left []time.Duration) relay.Plan {
-	p := relay.Plan{Down: make([]bool, len(cfg.Backends)), Open: make([]int, len(cfg.Backends))}
-	for i := range cfg.Backends {
-		p.Down[i] = left[i] > 0
-		p.Open[i] = relay.Bands
-	}
-	p.Slots4, p.Slots6 = cfg.share(&ipv4, p.Down), cfg.share(&ipv6, p.Down)
-	return p
-}
-
-// downBefore is for how long an earlier relay's table still refuses what is for our backends. What cannot be read counts as over.
-func (cfg Config) downBefore(s *socket, exists bool) []time.Duration {
-	left := make([]time.Duration, len(cfg.Backends))
-	for _, f := range cfg.families() {
-		if !exists {
-			break
-		}
-		_ = eachElement(s, "down"+f.name, func(key []byte, d time.Duration) {
-			for i, b := range cfg.Backends {
-				if b.Addr == keyAddrPort(key) {
-					left[i] = min(d, relay.Forget)
-				}
-			}
-		})
-	}
-	return left
-}
-
-// check refuses a plan that is not for these backends: a bug of the caller's.
+// checkPlan refuses a plan that is not for these backends: a bug of the caller's.
 func (cfg Config) checkPlan(p *relay.Plan) error {
 	if n := len(cfg.Backends); len(p.Down) != n || len(p.Open) != n {
 		return fmt.Errorf("plan: %d backends down or not, %d open; there are %d", len(p.Down), len(p.Open), n)
@@ -178,11 +135,7 @@ func (cfg Config) checkPlan(p *relay.Plan) error {
 		}
 	}
 	for _, f := range []*family{&ipv4, &ipv6} {
-		slots := &p.Slots4
-		if f == &ipv6 {
-			slots = &p.Slots6
-		}
-		for s, i := range slots {
+		for s, i := range f.slots(p) {
 			if i != relay.Nobody && (i < 0 || int(i) >= len(cfg.Backends) || familyOf(cfg.Backends[i].Addr.Addr()) != f) {
 				return fmt.Errorf("plan: slot %d of IPv%s: backend %d is not of that family, or not there", s, f.name, i)
 			}
@@ -228,7 +181,7 @@ func (p *Path) isWhole() (bool, error) {
 	if err != nil || now == p.changes {
 		return err == nil, err
 	}
-	whole, err := p.cfg.whole(p.socket)
+	whole, err := p.cfg.whole(p.socket, &p.plan)
 	if whole {
 		p.changes = now
 	}
@@ -240,8 +193,12 @@ func (p *Path) remake(plan *relay.Plan) error {
 	if err != nil {
 		return err
 	}
-	if exists && !ours && p.hasRules() {
-		return errForeign
+	if exists && !ours {
+		if theirs, err := hasRules(p.socket); err != nil {
+			return err
+		} else if theirs {
+			return errForeign
+		}
 	}
 	for name, n := range p.counted {
 		p.earlier[name] += n
@@ -250,15 +207,6 @@ func (p *Path) remake(plan *relay.Plan) error {
 	p.remade++
 	p.log.Warn("relay's table was removed or changed by somebody, as by nft flush ruleset; it is made again", "table", TableName, "times", p.remade)
 	return p.commit(p.cfg.install(plan, nil, exists))
-}
-
-// hasRules tells whether the table has any rule: ours has none after nft flush table, and then nothing says that it is ours.
-func (p *Path) hasRules() bool {
-	found := false
-	_, err := p.socket.ask(unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, appendText(nil, unix.NFTA_RULE_TABLE, TableName), func(attrs []byte) {
-		found = found || text(attribute(attrs, unix.NFTA_RULE_TABLE)) == TableName
-	})
-	return found || err != nil
 }
 
 // commit is a change of ours, which isWhole need not look at.
@@ -344,14 +292,17 @@ func (p *Path) unanswered(backend int) (n int, err error) {
 		return 0, nil
 	}
 	for k := range relay.Bands {
-		if err := eachElement(p.socket, waitingSet(backend, k), func(_ []byte, left time.Duration) {
-			if left > 2*answered {
-				n++
+		_, err := p.socket.ask(unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, setAttrs(waitingSet(backend, k)), func(attrs []byte) {
+			for _, left := range elementsOf(attrs) {
+				if left > 2*answered {
+					n++
+				}
 			}
-		}); err != nil {
-			if errors.Is(err, unix.ENOENT) {
-				return 0, nil // the next Apply makes the table again
-			}
+		})
+		if errors.Is(err, unix.ENOENT) {
+			return 0, nil // the next Apply makes the table again
+		}
+		if err != nil {
 			return n, err
 		}
 	}
@@ -384,37 +335,4 @@ func (p *Path) release() error {
 		errs = append(errs, unix.Close(p.lock))
 	}
 	return errors.Join(errs...)
-}
-
-// Revert removes the table, so that this machine forwards nothing of ours any more. Without a table it does nothing.
-func Revert() error {
-	if err := revert(); err != nil {
-		return fmt.Errorf("table inet %s: %w", TableName, err)
-	}
-	return nil
-}
-
-func revert() error {
-	s, err := dial()
-	if err != nil {
-		return unavailable(err)
-	}
-	defer s.close()
-	fd, err := lock()
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	exists, ours, err := owner(s)
-	switch {
-	case err != nil:
-		return unavailable(err)
-	case !exists:
-		return nil
-	case !ours:
-		return errForeign
-	}
-	b := &batch{}
-	b.add(unix.NFT_MSG_DELTABLE, 0, "table", appendText(nil, unix.NFTA_TABLE_NAME, TableName))
-	return s.commit(b)
 }

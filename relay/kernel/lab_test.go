@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
@@ -39,6 +40,7 @@ func TestMain(m *testing.M) {
 			exec.Command("ip", "link", "set", "lo", "up").Run(),
 			os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644),
 			os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0o644),
+			noDAD(),
 		} {
 			if err != nil {
 				fmt.Fprintln(os.Stderr, "set up the namespace:", err)
@@ -111,6 +113,7 @@ func newLab(t testing.TB, backends int) *lab {
 		_ = exec.Command("ip", "link", "del", link).Run()
 		ip(t, "netns", "add", ns)
 		t.Cleanup(func() { ip(t, "netns", "del", ns) })
+		within(t, ns, noDAD)
 		ip(t, "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", ns)
 		t.Cleanup(func() { ip(t, "link", "del", link) }) // a namespace takes its time to go, and its links with it
 		ip(t, "addr", "add", net4+"1/"+bits, "dev", link)
@@ -132,7 +135,13 @@ func newLab(t testing.TB, backends int) *lab {
 	}
 	must(t, Revert())
 	t.Cleanup(func() { must(t, Revert()) })
+	must(t, netlink.ConntrackTableFlush(netlink.ConntrackTable)) // a port used before would not be a fresh flow
 	return l
+}
+
+// noDAD lets new links speak IPv6 at once. Until its link-local address is settled a machine does not ask for its neighbours.
+func noDAD() error {
+	return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0o644)
 }
 
 // within runs f on a thread in another namespace, which ends with f.

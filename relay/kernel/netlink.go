@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +38,8 @@ func dial() (*socket, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
-	// A transaction is one datagram. The largest configuration needs some 300 KiB; without the right to force it, most fit still.
+	// A transaction is one datagram. The largest table takes 130 KiB (TestTheLargestTable); without the right to force the room, the
+	// kernel gives as much as it does by default.
 	const room = 1 << 20
 	for _, opt := range []struct{ force, ask int }{{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}, {unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}} {
 		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, opt.force, room) != nil {
@@ -60,9 +62,13 @@ type message struct {
 	body        []byte
 }
 
-// add adds a message of nf_tables about what.
+// add adds a message about what in the inet tables.
 func (b *batch) add(kind, flags uint16, what string, attrs []byte) {
-	b.msgs = append(b.msgs, message{unix.NFNL_SUBSYS_NFTABLES<<8 | kind, flags, what, append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, attrs...)})
+	b.addOf(unix.NFPROTO_INET, kind, flags, what, attrs)
+}
+
+func (b *batch) addOf(family byte, kind, flags uint16, what string, attrs []byte) {
+	b.msgs = append(b.msgs, message{unix.NFNL_SUBSYS_NFTABLES<<8 | kind, flags, what, append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attrs...)})
 }
 
 // commit has the kernel do all of b. Only the last message is acknowledged; errors come unasked for.
@@ -113,10 +119,14 @@ func (s *socket) commit(b *batch) error {
 // ask sends one request, and gives the attributes of each answer. With NLM_F_DUMP it tells whether the tables were changed
 // meanwhile, so that something may be missing or twice.
 func (s *socket) ask(kind, flags uint16, attrs []byte, each func(attrs []byte)) (interrupted bool, err error) {
+	return s.askOf(unix.NFPROTO_INET, kind, flags, attrs, each)
+}
+
+func (s *socket) askOf(family byte, kind, flags uint16, attrs []byte, each func(attrs []byte)) (interrupted bool, err error) {
 	if flags&unix.NLM_F_DUMP == 0 {
 		flags |= unix.NLM_F_ACK // so that each ends in the same way
 	}
-	out := s.append(nil, message{kind: unix.NFNL_SUBSYS_NFTABLES<<8 | kind, flags: flags, body: append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, attrs...)})
+	out := s.append(nil, message{kind: unix.NFNL_SUBSYS_NFTABLES<<8 | kind, flags: flags, body: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attrs...)})
 	if err := s.send(out); err != nil {
 		return false, fmt.Errorf("ask: %w", err)
 	}
@@ -141,6 +151,18 @@ func (s *socket) ask(kind, flags uint16, attrs []byte, each func(attrs []byte)) 
 		}
 	}
 	return interrupted, nil
+}
+
+// dump is ask for all there is, at one moment: it is repeated if the tables were changed meanwhile.
+func (s *socket) dump(kind uint16, attrs []byte) (all [][]byte, err error) {
+	for range 10 {
+		all = nil
+		interrupted, err := s.ask(kind, unix.NLM_F_DUMP, attrs, func(attrs []byte) { all = append(all, slices.Clone(attrs)) })
+		if err != nil || !interrupted {
+			return all, err
+		}
+	}
+	return nil, errors.New("the tables are changed all the time")
 }
 
 func (s *socket) append(out []byte, m message) []byte {

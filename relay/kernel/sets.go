@@ -3,7 +3,6 @@ package kernel
 import (
 	"encoding/binary"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/google/nftables/userdata"
@@ -55,6 +54,14 @@ func keyAddrPort(k []byte) netip.AddrPort {
 }
 
 func slotKey(slot int) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(slot)) }
+
+// keySlot is -1 for what is no slot's key.
+func keySlot(k []byte) int {
+	if len(k) != 4 || binary.NativeEndian.Uint32(k) >= relay.Slots {
+		return -1
+	}
+	return int(binary.NativeEndian.Uint32(k))
+}
 
 // listenSets are the ports of f that are ours at any address of this machine, and the addresses and ports that are by themselves.
 func (cfg Config) listenSets(f *family) (anywhere, exact []element) {
@@ -161,8 +168,7 @@ func elementAttrs(set string, elements []element) []byte {
 		}
 		list = appendNest(list, unix.NFTA_LIST_ELEM, item)
 	}
-	b := appendText(appendText(nil, unix.NFTA_SET_ELEM_LIST_TABLE, TableName), unix.NFTA_SET_ELEM_LIST_SET, set)
-	return appendNest(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS, list)
+	return appendNest(setAttrs(set), unix.NFTA_SET_ELEM_LIST_ELEMENTS, list)
 }
 
 func (b *batch) addElements(set string, elements ...element) {
@@ -189,7 +195,14 @@ func (b *batch) deleteElements(set string, elements ...element) {
 }
 
 func (b *batch) flush(set string) {
-	b.add(unix.NFT_MSG_DELSETELEM, 0, "all of "+set, appendText(appendText(nil, unix.NFTA_SET_ELEM_LIST_TABLE, TableName), unix.NFTA_SET_ELEM_LIST_SET, set))
+	b.add(unix.NFT_MSG_DELSETELEM, 0, "all of "+set, setAttrs(set))
+}
+
+func (f *family) slots(p *relay.Plan) *[relay.Slots]int16 {
+	if f == &ipv4 {
+		return &p.Slots4
+	}
+	return &p.Slots6
 }
 
 // slotElements are those slots that are not as they were. old may be nil.
@@ -205,5 +218,5 @@ func slotElements(slots, old *[relay.Slots]int16) (add, gone []element) {
 			add = append(add, element{key: slotKey(s), goTo: chainOf("to", int(slots[s]))})
 		}
 	}
-	return slices.Clip(add), gone
+	return add, gone
 }

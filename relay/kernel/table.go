@@ -1,9 +1,8 @@
 package kernel
 
 import (
-	"errors"
 	"fmt"
-	"strings"
+	"iter"
 	"time"
 
 	"github.com/google/nftables/userdata"
@@ -14,11 +13,6 @@ import (
 
 // TableName is our table's, of family inet.
 const TableName = "spillway_relay"
-
-// mark begins the comment on a rule of ours, by which the table is told from another program's of that name.
-const mark = "spillway relay"
-
-var errForeign = errors.New("it exists and was not made by spillway relay; remove or rename it")
 
 // base says where the kernel calls a chain from.
 type base struct {
@@ -68,6 +62,14 @@ func (cfg Config) install(p *relay.Plan, down []time.Duration, replace bool) *ba
 		b.add(unix.NFT_MSG_DELTABLE, 0, "the old table", name)
 	}
 	b.add(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "table", name)
+	cfg.build(b, cfg.mark())
+	cfg.fill(b, p, nil)
+	cfg.refresh(b, p, nil, down)
+	return b
+}
+
+// build makes all that does not depend on a plan, in a table that is there.
+func (cfg Config) build(b *batch, mark string) *batch {
 	for _, c := range cfg.counters() {
 		b.add(unix.NFT_MSG_NEWOBJ, unix.NLM_F_CREATE, "counter "+c, appendNest(append32(
 			appendText(appendText(nil, unix.NFTA_OBJ_TABLE, TableName), unix.NFTA_OBJ_NAME, c), unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER), unix.NFTA_OBJ_DATA))
@@ -88,8 +90,6 @@ func (cfg Config) install(p *relay.Plan, down []time.Duration, replace bool) *ba
 		b.add(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, "set "+s.name, s.attrs(i+1))
 		b.addElements(s.name, s.elements...)
 	}
-	cfg.fill(b, p, nil)
-	cfg.refresh(b, p, nil, down)
 	for _, r := range cfg.rules(mark) {
 		attrs := appendText(appendText(nil, unix.NFTA_RULE_TABLE, TableName), unix.NFTA_RULE_CHAIN, r.chain)
 		var steps []byte
@@ -108,16 +108,11 @@ func (cfg Config) install(p *relay.Plan, down []time.Duration, replace bool) *ba
 // fill changes the slots from what old has, or fills them if it is nil.
 func (cfg Config) fill(b *batch, p, old *relay.Plan) {
 	for _, f := range cfg.families() {
-		slots, before := &p.Slots4, (*[relay.Slots]int16)(nil)
-		if f == &ipv6 {
-			slots = &p.Slots6
-		}
+		var before *[relay.Slots]int16
 		if old != nil {
-			if before = &old.Slots4; f == &ipv6 {
-				before = &old.Slots6
-			}
+			before = f.slots(old)
 		}
-		add, gone := slotElements(slots, before)
+		add, gone := slotElements(f.slots(p), before)
 		b.deleteElements("slots"+f.name, gone...)
 		b.addElements("slots"+f.name, add...)
 	}
@@ -161,57 +156,63 @@ func (cfg Config) refresh(b *batch, p, old *relay.Plan, down []time.Duration) {
 	}
 }
 
-// owner tells whether there is a table of our name, and whether it is ours.
-func owner(s *socket) (exists, ours bool, err error) {
-	_, err = s.ask(unix.NFT_MSG_GETTABLE, 0, appendText(nil, unix.NFTA_TABLE_NAME, TableName), func([]byte) { exists = true })
-	if errors.Is(err, unix.ENOENT) {
-		return false, false, nil
-	}
-	if err != nil {
-		return false, false, err
-	}
-	attrs := appendText(appendText(nil, unix.NFTA_RULE_TABLE, TableName), unix.NFTA_RULE_CHAIN, "segments")
-	_, err = s.ask(unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, attrs, func(attrs []byte) {
-		comment, _ := userdata.GetString(attribute(attrs, unix.NFTA_RULE_USERDATA), userdata.TypeComment)
-		ours = ours || text(attribute(attrs, unix.NFTA_RULE_TABLE)) == TableName && strings.HasPrefix(comment, mark)
-	})
-	return exists, ours, err
-}
-
-// eachElement gives the key of each element of a set whose time is not over, and what is left of it.
-func eachElement(s *socket, set string, each func(key []byte, left time.Duration)) error {
-	attrs := appendText(appendText(nil, unix.NFTA_SET_ELEM_LIST_TABLE, TableName), unix.NFTA_SET_ELEM_LIST_SET, set)
-	_, err := s.ask(unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, attrs, func(attrs []byte) {
-		for _, item := range attributes(attribute(attrs, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
-			if left := uint64Of(attribute(item, unix.NFTA_SET_ELEM_EXPIRATION)); left > 0 {
-				each(attribute(item, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE), time.Duration(left)*time.Millisecond)
+// elementsOf are a set's elements whose time is not over, as attributes, each with what is left of it.
+func elementsOf(list []byte) iter.Seq2[[]byte, time.Duration] {
+	return func(yield func([]byte, time.Duration) bool) {
+		for _, item := range attributes(attribute(list, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
+			left := uint64Of(attribute(item, unix.NFTA_SET_ELEM_EXPIRATION))
+			if left > 0 && !yield(attribute(item, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE), time.Duration(left)*time.Millisecond) {
+				return
 			}
 		}
-	})
-	return err
+	}
+}
+
+func setAttrs(set string) []byte {
+	return appendText(appendText(nil, unix.NFTA_SET_ELEM_LIST_TABLE, TableName), unix.NFTA_SET_ELEM_LIST_SET, set)
+}
+
+// uses is how often each chain is used with p, as the kernel counts it: by its own rules, and by what leads to it.
+func (cfg Config) uses(p *relay.Plan) map[string]uint32 {
+	n := map[string]uint32{}
+	for _, r := range cfg.rules("") {
+		n[r.chain]++
+		for _, s := range r.steps {
+			if to := attribute(s, unix.NFTA_LIST_ELEM, unix.NFTA_EXPR_DATA, unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT, unix.NFTA_VERDICT_CHAIN); to != nil {
+				n[text(to)]++
+			}
+		}
+	}
+	for _, s := range cfg.sets() {
+		for _, e := range s.elements {
+			if e.goTo != "" {
+				n[e.goTo]++
+			}
+		}
+	}
+	for _, f := range cfg.families() {
+		add, _ := slotElements(f.slots(p), nil)
+		for _, e := range add {
+			n[e.goTo]++
+		}
+	}
+	return n
 }
 
 // whole tells whether all our chains are there, with all their rules.
-func (cfg Config) whole(s *socket) (bool, error) {
-	want := map[string]uint32{}
-	for _, r := range cfg.rules(mark) {
-		want[r.chain]++
-	}
-	bases := map[string]uint32{}
-	for _, c := range []string{"segments", "new", "size", "untracked", "masquerade"} {
-		if n, ok := want[c]; ok {
-			bases[c] = n
-		}
-	}
-	_, err := s.ask(unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP, nil, func(attrs []byte) {
-		if name := text(attribute(attrs, unix.NFTA_CHAIN_NAME)); text(attribute(attrs, unix.NFTA_CHAIN_TABLE)) == TableName && bases[name] == uint32Of(attribute(attrs, unix.NFTA_CHAIN_USE)) {
-			delete(bases, name)
-		}
-	})
+func (cfg Config) whole(s *socket, p *relay.Plan) (bool, error) {
+	chains, err := s.dump(unix.NFT_MSG_GETCHAIN, nil)
 	if err != nil {
 		return false, fmt.Errorf("look at the table: %w", err)
 	}
-	return len(bases) == 0, nil
+	missing := cfg.uses(p)
+	for _, c := range chains {
+		name := text(attribute(c, unix.NFTA_CHAIN_NAME))
+		if text(attribute(c, unix.NFTA_CHAIN_TABLE)) == TableName && uint32Of(attribute(c, unix.NFTA_CHAIN_USE)) >= missing[name] {
+			delete(missing, name)
+		}
+	}
+	return len(missing) == 0, nil
 }
 
 // generation is the number of changes to the tables of this network namespace so far.

@@ -148,8 +148,11 @@ func claimed(value []byte) (addr netip.Addr, port uint16, ok bool) {
 		return netip.Addr{}, 0, false
 	}
 	addr, port, ok = parseEndpoint(plain)
-	return addr, port, ok && addr.IsGlobalUnicast() && !addr.IsPrivate()
+	return addr, port, ok && isReachable(addr)
 }
+
+// isReachable tells an address that a client may claim.
+func isReachable(addr netip.Addr) bool { return addr.IsGlobalUnicast() && !addr.IsPrivate() }
 
 // maxEndpoint is the length of the longest address and port.
 const maxEndpoint = len("[ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255%interface]:65535")

@@ -10,7 +10,7 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 )
 
-// counters are what the HTTP front counts. docs/metrics.md lists them.
+// counters are what the front counts. docs/metrics.md lists them.
 type counters struct {
 	set                                           *metrics.Set
 	announceServed                                *metrics.Counter
@@ -26,6 +26,8 @@ type counters struct {
 	base64                                        *metrics.Counter
 	panics                                        *metrics.Counter
 	seconds                                       histogram
+	udpAnnounce                                   results
+	udpScrape                                     results
 }
 
 func (c *counters) init() {
@@ -45,7 +47,12 @@ func (c *counters) init() {
 	c.garbage = set.NewCounter(`spillway_http_refused_total{reason="not_readable"}`)
 	c.base64 = set.NewCounter(`spillway_http_refused_total{reason="base64"}`)
 	c.panics = set.NewCounter(`spillway_http_refused_total{reason="panic"}`)
+	c.initUDP()
 }
+
+// announces and scrapes are those served in full, over HTTP and UDP.
+func (c *counters) announces() uint64 { return c.announceServed.Get() + c.udpAnnounce.served.Get() }
+func (c *counters) scrapes() uint64   { return c.scrapeServed.Get() + c.udpScrape.served.Get() }
 
 // WriteMetrics writes the tracker's and its store's metrics in Prometheus's text format.
 func (t *Tracker) WriteMetrics(w io.Writer) {

@@ -1,6 +1,6 @@
-// Package tracker is the tracker's HTTP front: it reads announces and scrapes, asks the swarms, and answers.
+// Package tracker is the tracker's front: it reads announces and scrapes, over HTTP and UDP, asks the swarms, and answers.
 //
-// An announce passes through, in order:
+// An announce over HTTP passes through, in order:
 //
 //	Tracker.Early           in an overload, or with a switch off: the answer to what is refused, before it is parsed
 //	Tracker.handle          picks the route, lets no panic out
@@ -12,7 +12,9 @@
 //	Swarms.Announce         the one lock
 //	appendAnnounce          the reply, bencoded by hand
 //
-// On that line there is no goroutine, no log line, no allocation and one lock. A client's mistake is a bencoded failure
+// One over UDP (UDP.Serve has its way) is decided upon by the same settings, gate and swarms.
+//
+// On these lines there is no goroutine, no log line, no allocation and one lock. A client's mistake is a bencoded failure
 // and a counter. What takes time, such as reading lists that have changed, happens in Run.
 //
 // What the replies must be, and why, client by client: docs/protocol.md.
@@ -88,6 +90,8 @@ type Tracker struct {
 	metrics  counters
 	stats    statsCache
 	started  time.Time
+
+	udpOffUntil atomic.Int64 // Unix time at which UDP's switch goes back by itself; 0: not of itself
 }
 
 // settings are a Config made ready for use. They never change: a reload puts others in their place.
@@ -115,10 +119,14 @@ func New(cfg Config, swarms Swarms, log *slog.Logger) (*Tracker, error) {
 		t.gate = shedder.New(shedder.Config{Disabled: true}, nil, nil, t.started)
 	}
 	t.gate.Switches.OnChange(func(s shedder.SwitchState) {
-		if s.Endpoint == shedder.Announce {
+		switch s.Endpoint {
+		case shedder.Announce:
 			t.shed.Store(t.newShedReplies(time.Now()))
+		case shedder.UDP:
+			t.setUDPOffUntil(s.Until)
 		}
 	})
+	t.setUDPOffUntil(t.gate.Switches.State(shedder.UDP).Until)
 	t.scratch.New = func() any { return new(scratch) }
 	t.metrics.init()
 	if err := t.Reload(cfg); err != nil {
@@ -229,7 +237,7 @@ func (t *Tracker) Run(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		t.stats.sample(time.Now(), t.metrics.announceServed.Get())
+		t.stats.sample(time.Now(), t.metrics.announces())
 		t.renewShedReplies(time.Now())
 		s := t.settings.Load()
 		stamps := s.stampFiles()

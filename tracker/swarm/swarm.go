@@ -65,6 +65,7 @@ type Announce struct {
 	NumWant      int           // most peers to hand out; 0 or less means none
 	TTL          time.Duration // how long the peer is believed alive; at most MaxTTL, at least one Tick
 	PreferFamily Family        // whose family gets at least half of the peers; FamilyAny leaves it to chance
+	OneFamily    bool          // only peers of PreferFamily: the reply has room for no others (BEP 15)
 }
 
 // Family is an address family.

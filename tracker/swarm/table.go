@@ -155,9 +155,22 @@ func (t *Table) Announce(a *Announce, now time.Time, r *Reply) {
 		return
 	}
 	n4, n6 := p4.eligible(a.Seeder, self4), p6.eligible(a.Seeder, self6)
+	if a.OneFamily {
+		r.takeOne(a, &p4, &p6, n4, n6, self4, self6, &d)
+		return
+	}
 	k4, k6 := share(a.NumWant, n4, n6, a.PreferFamily)
 	r.Peers4 = p4.sample(r.Peers4, k4, n4, self4, &d)
 	r.Peers6 = p6.sample(r.Peers6, k6, n6, self6, &d)
+}
+
+// takeOne samples one family alone.
+func (r *Reply) takeOne(a *Announce, p4, p6 *peers, n4, n6, self4, self6 int, d *dice) {
+	if a.PreferFamily == Family4 {
+		r.Peers4 = p4.sample(r.Peers4, min(a.NumWant, n4), n4, self4, d)
+	} else {
+		r.Peers6 = p6.sample(r.Peers6, min(a.NumWant, n6), n6, self6, d)
+	}
 }
 
 // record enters, moves or removes one endpoint of an announce and returns its place, or -1 when it is not in the list.

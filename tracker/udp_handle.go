@@ -1,0 +1,277 @@
+package tracker
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"spillway/shedder"
+	"spillway/tracker/swarm"
+)
+
+// errUDPID is what opentracker says, its spelling and its zero byte included: anacrolix knows it, and it is short enough to
+// answer a scrape of one torrent with less than was asked.
+const errUDPID = "Connection ID missmatch.\x00"
+
+// udpHandler answers packets, one after the other. Each socket has its own.
+type udpHandler struct {
+	t   *Tracker
+	u   *UDP
+	ids *connectionIDs
+
+	// Of the batch of packets in hand.
+	now      time.Time
+	settings *settings
+
+	// What one packet needs and the next can use again.
+	params   udpAnnounce
+	announce swarm.Announce
+	reply    swarm.Reply
+	hashes   []swarm.InfoHash
+	counts   []swarm.Counts
+	url      [maxURLData]byte
+}
+
+func newUDPHandler(t *Tracker, u *UDP, key *[UDPKeyBytes]byte) *udpHandler {
+	return &udpHandler{
+		t: t, u: u, ids: newConnectionIDs(key),
+		reply:  swarm.Reply{Peers4: make([]byte, 0, maxUDPReply), Peers6: make([]byte, 0, maxUDPReply)},
+		hashes: make([]swarm.InfoHash, 0, maxScrape),
+		counts: make([]swarm.Counts, 0, maxScrape),
+	}
+}
+
+// begin takes what holds for a batch of packets.
+func (h *udpHandler) begin(now time.Time) {
+	h.now, h.settings = now, h.t.settings.Load()
+	h.ids.at(now.Unix())
+}
+
+// handle appends the reply to one packet to dst, which has room for maxUDPReply bytes, and returns it; nothing is appended where there is to be none.
+// age is how long the packet waited, negative where the kernel did not say.
+//
+// Until a client has sent back the id it was given, a packet's source may be anybody, whom others want flooded. So before that
+// no reply is longer than its request.
+func (h *udpHandler) handle(dst, in []byte, addr netip.Addr, age time.Duration) []byte {
+	if age >= 0 {
+		h.t.gate.Observe(age, false)
+	}
+	if len(in) < udpHeaderBytes {
+		h.u.garbage.Inc()
+		return dst
+	}
+	id, action, transaction := binary.BigEndian.Uint64(in), binary.BigEndian.Uint32(in[8:]), binary.BigEndian.Uint32(in[12:])
+	switch {
+	case action == actionConnect && id == connectMagic:
+		return h.connect(dst, transaction, addr, age)
+	case action != actionAnnounce && action != actionScrape:
+		h.u.garbage.Inc()
+		return dst
+	case !h.ids.valid(id, addr):
+		return h.refuseID(dst, transaction, len(in))
+	case action == actionAnnounce:
+		return h.handleAnnounce(dst, in, transaction, addr, age)
+	}
+	return h.handleScrape(dst, in, transaction, addr, age)
+}
+
+// connect costs the asker as many bytes as us. In an overload one that has waited too long is dropped: it is the cheapest place
+// to turn somebody away, who asks again after 15 seconds. With the switch off all are told an id, for their announce is to be
+// answered: who is not comes back sooner.
+func (h *udpHandler) connect(dst []byte, transaction uint32, addr netip.Addr, age time.Duration) []byte {
+	gate := h.t.gate
+	if gate.Limited() && !gate.Closed(shedder.UDP) {
+		r := shedder.Request{Endpoint: shedder.UDP, Class: shedder.Unknown, Now: h.now, Age: age} // no source: it may be forged
+		if gate.Admit(&r) > shedder.Trim {
+			h.u.overload.Inc()
+			return dst
+		}
+	}
+	h.u.connects.Inc()
+	return appendUDPConnect(dst, transaction, h.ids.id(addr))
+}
+
+// refuseID answers an id that is old, or was never given to that address. It is told at once, because it may be a client that is
+// not forged, as after a restart with another key: a client that hears nothing waits 15 seconds (libtorrent, anacrolix) or a
+// minute (Transmission) before it connects anew.
+func (h *udpHandler) refuseID(dst []byte, transaction uint32, asked int) []byte {
+	h.u.badIDs.Inc()
+	if asked < udpReplyHeader+len(errUDPID) || h.t.gate.Limited() {
+		return dst
+	}
+	return appendUDPError(dst, transaction, errUDPID)
+}
+
+func (h *udpHandler) handleAnnounce(dst, in []byte, transaction uint32, addr netip.Addr, age time.Duration) []byte {
+	t, s, p := h.t, h.settings, &h.params
+	err := parseUDPAnnounce(in, p)
+	if err == nil {
+		err = h.checkPasskey(p.options)
+	}
+	if err != nil {
+		t.metrics.udpAnnounce.bad.Inc()
+		return appendUDPError(dst, transaction, err.Error())
+	}
+	switch {
+	case !s.access.allows(&p.infoHash):
+		t.metrics.udpAnnounce.off.Inc()
+		return appendUDPError(dst, transaction, string(errUnregistered))
+	case len(s.blocked) > 0 && s.blocks(&p.peerID):
+		t.metrics.udpAnnounce.off.Inc()
+		return appendUDPError(dst, transaction, string(errBlockedClient))
+	}
+	verdict := h.decide(addr, age)
+	numWant := min(s.numWant(p.numWant), maxPeersOf(addr))
+	if verdict != shedder.Serve {
+		if verdict != shedder.Trim && !(verdict == shedder.Shed && needsPeers(p.peerID[:], classOf(p.event, p.seeder))) {
+			return h.answerShed(dst, transaction, verdict)
+		}
+		numWant = min(numWant, trimmedNumWant)
+	}
+	interval := t.interval()
+	a := &h.announce
+	*a = swarm.Announce{
+		InfoHash:     p.infoHash,
+		Event:        p.event,
+		Seeder:       p.seeder,
+		Unreachable:  p.port == 0,
+		NumWant:      numWant,
+		TTL:          s.ttl(interval),
+		PreferFamily: swarm.Family6,
+		OneFamily:    true,
+	}
+	if addr.Is4() {
+		a.PreferFamily = swarm.Family4
+	}
+	a.SetEndpoint(h.believed(addr), p.port)
+	t.swarms.Announce(a, h.now, &h.reply)
+	peers := h.reply.Peers4
+	if !addr.Is4() {
+		peers = h.reply.Peers6
+	}
+	if verdict == shedder.Serve {
+		t.metrics.udpAnnounce.served.Inc()
+	} else {
+		t.metrics.udpAnnounce.trimmed.Inc()
+	}
+	return appendUDPAnnounce(dst, transaction, interval, &h.reply.Counts, peers)
+}
+
+// maxPeersOf is how many peers fit into a reply to addr.
+func maxPeersOf(addr netip.Addr) int {
+	const room = maxUDPReply - udpReplyHeader - 12
+	if addr.Is4() {
+		return room / len(swarm.Endpoint4{})
+	}
+	return room / len(swarm.Endpoint6{})
+}
+
+// believed is where a client is: at the address its packet came from, unless that is a private one whose word counts
+// (tracker.ip_param).
+func (h *udpHandler) believed(addr netip.Addr) netip.Addr {
+	if !h.settings.cfg.ClaimedIP || h.params.ip == [4]byte{} || !isLocal(addr) {
+		return addr
+	}
+	if claimed := netip.AddrFrom4(h.params.ip); isReachable(claimed) {
+		return claimed
+	}
+	return addr
+}
+
+// checkPasskey reads the URL's path off the options, where one is asked for.
+func (h *udpHandler) checkPasskey(options []byte) error {
+	if h.settings.passkeys == nil {
+		return nil
+	}
+	path := appendURLData(h.url[:0], options)
+	for i, c := range path {
+		if c == '?' {
+			path = path[:i]
+			break
+		}
+	}
+	r, passkey := routeOf(path)
+	if _, ok := h.settings.passkeys[string(passkey)]; !ok || r != routeAnnounce {
+		return errPasskey
+	}
+	return nil
+}
+
+// decide asks the rules and the gate about the announce in h.params. Its source has proven that it receives what is sent there;
+// still it is never the kernel's to drop: whoever sees a client's packets pass could have it dropped.
+func (h *udpHandler) decide(addr netip.Addr, age time.Duration) shedder.Verdict {
+	p, gate := &h.params, h.t.gate
+	rules := gate.Rules
+	if !rules.Empty() && (rules.MatchSource(addr) || rules.MatchPeerID(&p.peerID) || rules.MatchInfoHash((*[20]byte)(&p.infoHash))) {
+		return shedder.Refuse
+	}
+	if gate.Sample() {
+		gate.Talkers.Note(addr, nil, &p.peerID, (*[20]byte)(&p.infoHash))
+	}
+	verdict := gate.Admit(&shedder.Request{Endpoint: shedder.UDP, Class: classOf(p.event, p.seeder), Source: addr, Now: h.now, Age: age})
+	if verdict == shedder.Serve && gate.Trims() {
+		return shedder.Trim
+	}
+	return verdict
+}
+
+// answerShed answers an announce that is not served: with a success without peers and a long interval, the only answer over UDP
+// that has an interval, and that clients obey. Where refusing has become dear it is none: who hears nothing asks again after 15
+// seconds, then 30, then 60.
+func (h *udpHandler) answerShed(dst []byte, transaction uint32, verdict shedder.Verdict) []byte {
+	h.t.metrics.udpAnnounce.count(verdict)
+	if state, _ := h.t.gate.Pressure(); state == shedder.Escalated {
+		h.u.overload.Inc()
+		return dst
+	}
+	interval := h.t.gate.ToldShed()
+	if verdict == shedder.Refuse {
+		interval = h.t.toldUDPOff(h.now)
+	}
+	return appendUDPAnnounce(dst, transaction, clampInterval(interval), &swarm.Counts{}, nil)
+}
+
+// toldOff is the interval of an announce that a switch or a rule refuses. While a switch is off for a time it is what is left of
+// that, and up to an interval more.
+func (t *Tracker) toldUDPOff(now time.Time) int {
+	off := t.gate.ToldOff()
+	if until := t.udpOffUntil.Load(); until > 0 {
+		left := int(max(until-now.Unix(), 0))
+		off = min(left+rand.IntN(t.gate.Interval()+1), off)
+	}
+	return off
+}
+
+func (h *udpHandler) handleScrape(dst, in []byte, transaction uint32, addr netip.Addr, age time.Duration) []byte {
+	t, s := h.t, h.settings
+	h.hashes, h.counts = h.hashes[:0], h.counts[:0]
+	for rest := in[udpHeaderBytes:]; len(rest) >= 20 && len(h.hashes) < maxScrape; rest = rest[20:] {
+		h.hashes = append(h.hashes, swarm.InfoHash(rest[:20]))
+	}
+	if len(h.hashes) == 0 {
+		t.metrics.udpScrape.bad.Inc()
+		return appendUDPError(dst, transaction, string(errUDPScrape))
+	}
+	r := shedder.Request{Endpoint: shedder.UDP, Class: shedder.Scrapes, Source: addr, Now: h.now, Age: age}
+	// BEP 41 has no options for a scrape, and so no passkey: it is told zeros, which is no failure. A failed scrape is a failed
+	// announce to Transmission.
+	if t.gate.Admit(&r) > shedder.Trim || t.gate.Rules.MatchSource(addr) || s.passkeys != nil {
+		t.metrics.udpScrape.shed.Inc()
+		if state, _ := t.gate.Pressure(); state == shedder.Escalated {
+			h.u.overload.Inc()
+			return dst
+		}
+		h.counts = h.counts[:len(h.hashes)]
+		clear(h.counts)
+		return appendUDPScrape(dst, transaction, h.counts)
+	}
+	h.counts = t.swarms.Scrape(h.hashes, h.counts)
+	for i := range h.hashes {
+		if !s.access.allows(&h.hashes[i]) {
+			h.counts[i] = swarm.Counts{}
+		}
+	}
+	t.metrics.udpScrape.served.Inc()
+	return appendUDPScrape(dst, transaction, h.counts)
+}

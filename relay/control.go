@@ -32,6 +32,7 @@ type Config struct {
 const (
 	applyEvery = time.Second            // a third of Forget
 	countEvery = 200 * time.Millisecond // a sign must be there before a probe has timed out
+	countSoon  = 100 * time.Millisecond // while a probe is late
 	tickEvery  = 50 * time.Millisecond  // while a probe may be late, or a budget grows
 	cutAgain   = time.Second            // after a cut that failed
 	// A relay that was not run for so long that its own timers were late cannot blame a backend for it; but not again and again,
@@ -55,7 +56,7 @@ type Relay struct {
 	// Of Run's goroutine alone.
 	spread4, spread6     *spread
 	tried                Plan // what Apply was called with last
-	nextApply, nextCount time.Time
+	nextApply, lastCount time.Time
 	pardoned             time.Time // probes started before may have timed out for our own fault
 	ports, conntrack     alarm
 
@@ -221,8 +222,8 @@ func (r *Relay) turn(ctx context.Context, now time.Time) time.Time {
 		r.mu.Unlock()
 	}
 	r.startCuts(now)
-	if !now.Before(r.nextCount) {
-		r.nextCount = now.Add(countEvery)
+	if !now.Before(r.nextCount(now)) {
+		r.lastCount = now
 		c, err := r.path.Counts()
 		r.mu.Lock()
 		changed := r.observe(c, err, now)
@@ -242,10 +243,13 @@ func (r *Relay) wake(now time.Time) time.Time {
 			at = t
 		}
 	}
-	sooner(r.nextCount)
+	sooner(r.nextCount(now))
 	for _, w := range r.watched {
 		if len(w.flying) < r.flights {
 			sooner(w.next)
+		}
+		if late, ok := r.lateAt(w); ok && late.After(now) {
+			sooner(late)
 		}
 		if w.health.verdict != down && (w.signs.silent || w.budget.open < w.budget.most || w.budget.most < Bands) {
 			sooner(now.Add(tickEvery))
@@ -255,6 +259,16 @@ func (r *Relay) wake(now time.Time) time.Time {
 		}
 	}
 	return at
+}
+
+// nextCount is when the path's counts are due: soon while a probe is late, since they tell whether to wait for it.
+func (r *Relay) nextCount(now time.Time) time.Time {
+	for _, w := range r.watched {
+		if late, ok := r.lateAt(w); ok && !late.After(now) && !w.signs.silent {
+			return r.lastCount.Add(countSoon)
+		}
+	}
+	return r.lastCount.Add(countEvery)
 }
 
 // noticeStall pardons the probes that were under way while this process was not run, as on a machine whose host is busy: their

@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -89,6 +91,23 @@ func TestProbe(t *testing.T) {
 		answering(ok)(conn)
 		_, _ = io.Copy(io.Discard, conn)
 	}, short, timedOut, "connected, but no answer within 200ms", answer{})
+}
+
+// Ten a second would fill a side with connections in TIME_WAIT, and a hung backend with closed ones.
+func TestProbeEndsWithAReset(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 503 No\r\n\r\n"} {
+		ended := make(chan error, 1)
+		addr := serve(t, func(conn *net.TCPConn) {
+			answering(text)(conn)
+			_, err := conn.Read(make([]byte, 1))
+			ended <- err
+		})
+		ask(t.Context(), dialTCP, addr, "/healthz", 10*time.Second)
+		if err := <-ended; !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%q: the connection ended with %v, want a reset", text, err)
+		}
+	}
 }
 
 func TestProbeOfADeadProcess(t *testing.T) {

@@ -56,20 +56,34 @@ func (r *Relay) take(p probed, now time.Time) {
 	r.judge(w, event{at: now, probe: p.number, ok: p.outcome == answeredOK, suspect: w.suspect})
 }
 
-// judgeLate takes a probe for failed that is late, if the backend answers no connections either. Late is what is far from usual:
-// over a long line, or while all wait a little, a slow answer is an answer.
+// judgeLate takes a probe for failed that is late, if the backend answers no connections either.
 func (r *Relay) judgeLate(w *watched, now time.Time) {
-	late := max(r.cfg.Health.Timeout/2, 3*w.usual)
-	if !w.signs.silent || w.health.verdict == down || late >= r.cfg.Health.Timeout {
+	if at, ok := r.lateAt(w); !ok || now.Before(at) || !w.signs.silent {
 		return
 	}
+	w.why, w.failed = "no answer yet, nor to any connection", now
+	r.judge(w, event{at: now, probe: w.oldest().number, suspect: true})
+}
+
+// lateAt is when the oldest probe under way is late; none is while the backend is down. Late is what is far from usual, so what is
+// usual must be known: over a long line, or while all wait a little, a slow answer is an answer.
+func (r *Relay) lateAt(w *watched) (time.Time, bool) {
+	late := max(r.cfg.Health.Timeout/2, 3*w.usual)
+	f := w.oldest()
+	if w.health.verdict == down || w.usual == 0 || late >= r.cfg.Health.Timeout || f.number == 0 || f.started.Before(r.pardoned) {
+		return time.Time{}, false
+	}
+	return f.started.Add(late), true
+}
+
+// oldest is the oldest probe under way that nothing started after it has made old news of.
+func (w *watched) oldest() flight {
 	for _, f := range w.flying {
-		if f.number > w.health.lastOK && !f.started.Before(r.pardoned) && now.Sub(f.started) >= late {
-			w.why, w.failed = fmt.Sprintf("no answer within %s, nor to any connection", late.Round(time.Millisecond)), now
-			r.judge(w, event{at: now, probe: f.number, suspect: true})
-			return
+		if f.number > w.health.lastOK {
+			return f
 		}
 	}
+	return flight{}
 }
 
 // judge has the backend's health take a step, and does what follows from it.

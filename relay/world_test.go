@@ -1,0 +1,262 @@
+package relay
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// host is a backend's machine, in a bubble. How it fares may be changed at any time.
+type host struct {
+	mu      sync.Mutex // guards the rest
+	fares   fate
+	headers string
+	latency time.Duration
+	asking  int // connections open
+	most    int // that were open at once
+}
+
+type fate int
+
+const (
+	well   fate = iota
+	dead        // the process: the host answers with a reset
+	gone        // the host: nothing comes back
+	hung        // the process: connected, never answered
+	unwell      // 503
+	ours        // this machine has no socket to ask with
+)
+
+func (h *host) set(f fate, headers string, latency time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.fares, h.headers, h.latency = f, headers, latency
+}
+
+func (h *host) get() (fate, string, time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.fares, h.headers, h.latency
+}
+
+func (h *host) count(n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.asking += n
+	h.most = max(h.most, h.asking)
+}
+
+func (h *host) dial(ctx context.Context) (net.Conn, error) {
+	switch f, _, _ := h.get(); f {
+	case dead:
+		return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+	case ours:
+		return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)}
+	case gone:
+		h.count(1)
+		defer h.count(-1)
+		<-ctx.Done()
+		return nil, &net.OpError{Op: "dial", Err: ctx.Err()}
+	}
+	client, server := net.Pipe()
+	h.count(1)
+	go func() {
+		defer h.count(-1)
+		defer server.Close()
+		if _, err := http.ReadRequest(bufio.NewReader(server)); err != nil {
+			return
+		}
+		f, headers, latency := h.get()
+		time.Sleep(latency)
+		switch f {
+		case well:
+			_, _ = io.WriteString(server, "HTTP/1.1 200 OK\r\n"+headers+"\r\n")
+		case unwell:
+			_, _ = io.WriteString(server, "HTTP/1.1 503 Service Unavailable\r\n\r\n")
+		}
+		_, _ = io.Copy(io.Discard, server)
+	}()
+	return client, nil
+}
+
+// path keeps what it is told. What it counts is set by the test.
+type path struct {
+	mu       sync.Mutex // guards the rest
+	began    time.Time
+	plans    []planned
+	applyErr error
+	stall    time.Duration // of the next Apply
+	count    func() Counts
+	backends int
+	cutTakes time.Duration
+	cutErr   error
+	cuts     []cut
+}
+
+type planned struct {
+	Plan
+	after time.Duration
+}
+
+func (p planned) String() string { return fmt.Sprintf("%s: down %v, open %v", p.after, p.Down, p.Open) }
+
+type cut struct {
+	backend      int
+	after, ended time.Duration
+	cancelled    bool
+}
+
+func (p *path) Apply(plan Plan) error {
+	p.mu.Lock()
+	p.plans = append(p.plans, planned{plan, time.Since(p.began)})
+	stall, err := p.stall, p.applyErr
+	p.stall = 0
+	p.mu.Unlock()
+	time.Sleep(stall)
+	return err
+}
+
+func (p *path) Cut(backend int, cancelled <-chan struct{}) (int, error) {
+	p.mu.Lock()
+	c := cut{backend: backend, after: time.Since(p.began)}
+	takes, err := p.cutTakes, p.cutErr
+	p.mu.Unlock()
+	select {
+	case <-time.After(takes):
+	case <-cancelled:
+		c.cancelled = true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.ended = time.Since(p.began)
+	p.cuts = append(p.cuts, c)
+	return 7, err
+}
+
+func (p *path) Counts() (Counts, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.count != nil {
+		return p.count(), nil
+	}
+	return Counts{Backends: make([]BackendCounts, p.backends)}, nil
+}
+
+func (p *path) set(change func(*path)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change(p)
+}
+
+// changes are the plans that differ from the one before, after a time.
+func (p *path) changes(since time.Duration) (changed []planned) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, plan := range p.plans {
+		if plan.after >= since && (i == 0 || !plan.equal(&p.plans[i-1].Plan)) {
+			changed = append(changed, plan)
+		}
+	}
+	return changed
+}
+
+// told is how often Apply was called.
+func (p *path) told() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.plans)
+}
+
+func (p *path) cutsSoFar() []cut {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.cuts)
+}
+
+// output is a log that many goroutines may write.
+type output struct {
+	mu  sync.Mutex // guards buf
+	buf bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(b)
+}
+
+func (o *output) count(text string) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return strings.Count(o.buf.String(), text)
+}
+
+// world is a relay, its path and its backends, in a bubble.
+type world struct {
+	*Relay
+	path  *path
+	hosts map[netip.AddrPort]*host
+	log   *output
+}
+
+func (w *world) host(i int) *host { return w.hosts[w.cfg.Backends[i].Addr] }
+
+// in has a story told in a bubble.
+func in(t *testing.T, backends []string, story func(t *testing.T, w *world)) {
+	t.Helper()
+	inWith(t, Health{}, backends, story)
+}
+
+func inWith(t *testing.T, health Health, backends []string, story func(t *testing.T, w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{hosts: map[netip.AddrPort]*host{}, log: &output{}}
+		cfg := Config{Mode: "kernel", ModeWhy: "it may", Listen: []string{":80"}, Profile: "fast-fail", Health: health}
+		for _, text := range backends {
+			b, err := ParseBackend(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg.Backends = append(cfg.Backends, b)
+			w.hosts[b.Addr] = &host{latency: time.Millisecond}
+		}
+		w.path = &path{began: time.Now(), backends: len(backends)}
+		w.Relay = New(cfg, w.path, slog.New(slog.NewTextHandler(w.log, nil)))
+		w.dial = func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) { return w.hosts[addr].dial(ctx) }
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			w.Run(ctx)
+		}()
+		defer func() {
+			cancel()
+			<-done
+			time.Sleep(time.Second) // for a slow host to see it
+			synctest.Wait()
+			for addr, h := range w.hosts {
+				h.mu.Lock()
+				defer h.mu.Unlock()
+				if h.asking != 0 || h.most > w.flights {
+					t.Errorf("%s: %d connections are left, %d were open at once, want at most %d", addr, h.asking, h.most, w.flights)
+				}
+			}
+		}()
+		story(t, w)
+	})
+}
+

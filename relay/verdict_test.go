@@ -266,4 +266,3 @@ func TestSourcesGoToTheOthers(t *testing.T) {
 		shares(0.25, 0.75, 1)
 	})
 }
-

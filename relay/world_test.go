@@ -259,4 +259,3 @@ func inWith(t *testing.T, health Health, backends []string, story func(t *testin
 		story(t, w)
 	})
 }
-

@@ -110,15 +110,7 @@ func (s *screen) relayHead(st *relay.Status, now time.Time) {
 		l.addf(plain, "%s, up %s since %s", st.Version, span(time.Duration(st.UptimeSeconds)*time.Second), clock(st.Started, now))
 		l.addf(plain, ", listens on %s", strings.Join(st.Listen, " "))
 	})
-	s.row("state", func(l *line) {
-		l.add(relayStyle(st.State), strings.ToUpper(st.State))
-		if !st.Since.IsZero() {
-			l.addf(plain, " for %s, since %s", span(now.Sub(st.Since)), clock(st.Since, now))
-		}
-		if st.Why != "" {
-			l.add(plain, ": "+st.Why)
-		}
-	})
+	s.relayState(st, now)
 	s.row("rates", func(l *line) {
 		l.addf(plain, "sent on %s/s", number(st.Opened))
 		for _, r := range []struct {
@@ -159,6 +151,36 @@ func (s *screen) relayHead(st *relay.Status, now time.Time) {
 	s.row("profile", func(l *line) { addProfile(l, st) })
 	if st.LogDropped > 0 {
 		s.row("besides", func(l *line) { l.addf(plain, "%s log lines were dropped", count(int64(min(st.LogDropped, 1<<62)))) })
+	}
+}
+
+// relayState says what state it is in and why: what is worst stands first. On a terminal it has three lines.
+func (s *screen) relayState(st *relay.Status, now time.Time) {
+	state := strings.ToUpper(st.State)
+	text := state
+	if !st.Since.IsZero() {
+		text += fmt.Sprintf(" for %s, since %s", span(now.Sub(st.Since)), clock(st.Since, now))
+	}
+	if st.Why != "" {
+		text += ": " + st.Why
+	}
+	lines := []string{clean(text)}
+	if room := s.width - 12; room > 0 {
+		lines = wrap(lines[0], room)
+		lines = lines[:min(len(lines), 3)]
+	}
+	for i, text := range lines {
+		name := "state"
+		if i > 0 {
+			name = ""
+		}
+		s.row(name, func(l *line) {
+			if rest, ok := strings.CutPrefix(text, state); ok && i == 0 {
+				l.add(relayStyle(st.State), state)
+				text = rest
+			}
+			l.add(plain, text)
+		})
 	}
 }
 

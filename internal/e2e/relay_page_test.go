@@ -58,7 +58,7 @@ func TestRelaysPageInChromium(t *testing.T) {
 		now.Store(st)
 	}))
 	t.Cleanup(stage.Close)
-	saysOK(t, start(t, "relay_page.mjs", "node", "testdata/relay_page.mjs", "http://"+l.Addr().String(), token, stage.URL, t.ArtifactDir()), 2*time.Minute)
+	saysOK(t, start(t, "relay_page.mjs", "node", "testdata/relay_page.mjs", "http://"+l.Addr().String(), token, stage.URL, t.ArtifactDir()), 4*time.Minute)
 }
 
 // relayScene is a status by the name of its state and its number of backends; nil for a name it does not know.
@@ -77,8 +77,8 @@ func relayScene(name string) *relay.Status {
 		Opened: 2114, RefusedSource: 3.2, NoFlow: 11.4,
 		Conntrack: 30412, ConntrackMax: 262144, PortsUsed: 0.31, Profile: "fast-fail",
 		Events: []relay.Event{
-			{At: ago(252 * time.Minute), Text: "10.66.0.2:6969 is up again after 4.1 s: answered in 0.8 ms"},
-			{At: ago(252*time.Minute + 4*time.Second), Text: "10.66.0.2:6969 is down: no answer within 300ms; 1,412 flows ended in 61 ms"},
+			{At: ago(252 * time.Minute), Text: "backend 10.66.0.2:6969 is up; it was down for 4.1s"},
+			{At: ago(252*time.Minute + 4*time.Second), Text: "backend 10.66.0.2:6969 is down: no answer within 300ms; it was up for 71h47m"},
 			{At: ago(76 * time.Hour), Text: "forwarding :80, :443 in kernel mode"},
 		},
 	}
@@ -102,13 +102,13 @@ func relayScene(name string) *relay.Status {
 	}
 	switch state {
 	case "forwarding":
-		st.Why = "all backends are up"
+		st.Why = "all backends answer"
 		if count == 1 {
-			st.Why = "its backend is up"
+			st.Why = "the backend answers"
 		}
-		st.Backends[0].Why = "no answer within 300ms, 4 h 12 min ago"
+		st.Backends[0].Why = "no answer within 300ms"
 	case "degraded":
-		st.Why = "10.66.0.3:6969 is down: connection refused; the others take its sources"
+		st.Why = "backend 10.66.0.3:6969 does not answer since 1m35s (probe: connect: connection refused): its sources go to the others"
 		st.Since = ago(95 * time.Second)
 		fall(1%count, "connect: connection refused")
 		if count > 4 {
@@ -119,18 +119,20 @@ func relayScene(name string) *relay.Status {
 		st.Opened, st.RefusedDown, st.RefusedBudget, st.PortsUsed, st.InsertFailed = 1630, 412, 96, 0.78, 1204
 		st.ProfileOff = []string{"net.netfilter.nf_conntrack_tcp_timeout_syn_sent", "net.netfilter.nf_conntrack_tcp_timeout_close_wait"}
 		st.Events = append([]relay.Event{
-			{At: ago(4 * time.Second), Text: "10.66.0.2:6969 is up again after 31 s; its budget opens in steps"},
-			{At: ago(95 * time.Second), Text: "10.66.0.3:6969 is down: connect: connection refused; 704 flows ended in 42 ms"},
+			{At: ago(4 * time.Second), Text: "backend 10.66.0.2:6969 is up; it was down for 31s"},
+			{At: ago(95 * time.Second), Text: "backend 10.66.0.3:6969 is down: connect: connection refused; it was up for 2h9m"},
 		}, st.Events...)
 	case "refusing":
-		st.Why = "no backend answers; connections are refused with a reset until one does"
 		st.Since = ago(95 * time.Second)
+		var whys []string
 		for i := range st.Backends {
 			fall(i, "no answer within 300ms")
+			whys = append(whys, "backend "+st.Backends[i].Addr+" does not answer since 1m35s (probe: no answer within 300ms): connections are refused")
 		}
+		st.Why = strings.Join(whys, "; ")
 		st.Opened, st.RefusedDown, st.RefusedBudget, st.RefusedSource, st.Conntrack = 0, 6894, 0, 0, 246
 		for i := range 30 {
-			st.Events = append([]relay.Event{{At: ago(time.Duration(95+3*(30-i)) * time.Second), Text: fmt.Sprintf("10.66.0.%d:6969 is down: no answer within 300ms; %d flows ended", 2+i%3, 90*i)}}, st.Events...)
+			st.Events = append([]relay.Event{{At: ago(time.Duration(95+3*(30-i)) * time.Second), Text: fmt.Sprintf("backend 10.66.0.%d:6969 is down: no answer within 300ms; it was up for %ds", 2+i%3, 90*i)}}, st.Events...)
 		}
 	default:
 		return nil

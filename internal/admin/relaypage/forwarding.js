@@ -56,7 +56,9 @@ function showHero (s) {
   const long = ago(s, s.since)
   text($('since'), long && 'for ' + long)
   attr($('since'), 'title', long && 'since ' + moment(s.since))
-  text($('why'), [long && 'Since ' + momentOfDay(s.since), s.why && visible(s.why)].filter(Boolean).join(': '))
+  const why = [long && 'Since ' + momentOfDay(s.since), s.why && visible(s.why)].filter(Boolean).join(': ')
+  text($('why'), why)
+  attr($('why'), 'title', why) // whole, where it is cut
 
   const whole = parts.reduce((sum, [key]) => sum + s[key], 0)
   keyed($('split'), parts, p => p[0], p => el('span', p[0]), (span, [key]) => { span.style.flexGrow = whole ? s[key] / whole : 0 })

@@ -3,6 +3,7 @@ package kernel
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -83,19 +84,22 @@ func (c *cutter) cut(backend netip.AddrPort, cancelled <-chan struct{}) (flows i
 		return 0, err
 	}
 	listed := time.Since(start)
-	c.tellClients(backend, held, start.Add(cutCourtesy), cancelled)
+	untold := c.tellClients(backend, held, start.Add(cutCourtesy), cancelled)
 	c.tellBackend(backend, held, start.Add(cutCourtesy), cancelled)
 	told := time.Since(start)
 
 	end := start.Add(cutTime)
-	flows, err = c.forget(held, end, cancelled)
+	flows, left, err := c.forget(held, end, cancelled)
 	for rest := closed + beyond; rest > 0 && err == nil && goesOn(end, cancelled); rest = beyond {
 		// Some of these may be younger than the cut. While it is not cancelled they are refused all the same.
 		if held, _, beyond, err = c.list(backend, true); err == nil {
 			var more int
-			more, err = c.forget(held, end, cancelled)
+			more, left, err = c.forget(held, end, cancelled)
 			flows += more
 		}
+	}
+	if err == nil && untold+left > 0 && goesOn(time.Now().Add(cutTime), cancelled) {
+		err = fmt.Errorf("cut %v: a second was too short: %d clients not told, %d flows left; they are refused with their next segment", backend, untold, left+beyond)
 	}
 	c.log.Debug("flows cut", "backend", backend, "flows", flows, "closed", closed, "listed", listed, "told", told, "took", time.Since(start))
 	return flows, err
@@ -124,12 +128,12 @@ func (c *cutter) list(backend netip.AddrPort, all bool) (held []flow, closed, be
 	return held, closed, beyond, err
 }
 
-// tellClients has the clients of flows ask for their reset, and waits for that.
-func (c *cutter) tellClients(backend netip.AddrPort, flows []flow, end time.Time, cancelled <-chan struct{}) {
-	for range 2 {
+// tellClients has the clients of flows ask for their reset, and waits for that. It tells for how many there was no time.
+func (c *cutter) tellClients(backend netip.AddrPort, flows []flow, end time.Time, cancelled <-chan struct{}) (untold int) {
+	for try := range 2 {
 		again := time.Now().Add(cutAgain)
 		waiting := 0
-		c.spoof.send(flows, end, cancelled, func(f *flow) (from, to netip.AddrPort, ok bool) {
+		left := c.spoof.send(flows, end, cancelled, func(f *flow) (from, to netip.AddrPort, ok bool) {
 			if f.answered || f.state.over() {
 				return from, to, false
 			}
@@ -138,19 +142,23 @@ func (c *cutter) tellClients(backend netip.AddrPort, flows []flow, end time.Time
 			}
 			return f.dialled, f.client, true
 		})
+		if try == 0 {
+			untold = left
+		}
 		pause := cutPoll
 		for waiting > 0 && time.Now().Before(again) {
 			if !goesOn(end, cancelled) || !wait(pause, cancelled) {
-				return
+				return untold
 			}
 			asked := time.Now()
 			waiting = c.unanswered(backend, flows)
 			pause = max(cutPoll, 4*time.Since(asked)) // it goes over the whole table
 		}
 		if waiting == 0 {
-			return
+			break
 		}
 	}
+	return untold
 }
 
 // unanswered sees which flows have not been refused yet, and tells how many those are, without what conntrack will not tell of.
@@ -192,25 +200,27 @@ func (c *cutter) tellBackend(backend netip.AddrPort, flows []flow, end time.Time
 	}
 }
 
-// forget deletes flows, and tells how many were not over.
-func (c *cutter) forget(flows []flow, end time.Time, cancelled <-chan struct{}) (n int, err error) {
+// forget deletes flows, and tells how many of them were not over, and for how many there was no time.
+func (c *cutter) forget(flows []flow, end time.Time, cancelled <-chan struct{}) (n, left int, err error) {
+	left = len(flows)
 	for some := range slices.Chunk(flows, deletesAtOnce) {
 		if !goesOn(end, cancelled) {
-			return n, nil
+			return n, left, nil
 		}
 		c.mu.Lock()
 		_, err := c.ct.delete(some)
 		c.mu.Unlock()
 		if err != nil {
-			return n, err
+			return n, left, err
 		}
+		left -= len(some)
 		for i := range some {
 			if !some[i].state.over() {
 				n++
 			}
 		}
 	}
-	return n, nil
+	return n, left, nil
 }
 
 func goesOn(end time.Time, cancelled <-chan struct{}) bool {

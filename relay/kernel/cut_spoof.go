@@ -57,9 +57,9 @@ func (s *spoofer) close() error {
 	return err
 }
 
-// send sends a SYN for each flow that pick gives ends for, at its pace. What the kernel does not take at once is lost, as it could
-// be on its way.
-func (s *spoofer) send(flows []flow, end time.Time, cancelled <-chan struct{}, pick func(*flow) (from, to netip.AddrPort, ok bool)) {
+// send sends a SYN for each flow that pick gives ends for, at its pace, and tells how many flows it had no time for. What the kernel
+// does not take at once is lost, as it could be on its way.
+func (s *spoofer) send(flows []flow, end time.Time, cancelled <-chan struct{}, pick func(*flow) (from, to netip.AddrPort, ok bool)) (left int) {
 	for len(flows) > 0 && goesOn(end, cancelled) {
 		s.mu.Lock()
 		most := min(max(cutBatch, int(cutBatch*time.Since(s.last)/cutPause)), cutBatchMost)
@@ -77,6 +77,7 @@ func (s *spoofer) send(flows []flow, end time.Time, cancelled <-chan struct{}, p
 		}
 		s.mu.Unlock()
 	}
+	return len(flows)
 }
 
 func (s *spoofer) syn(from, to netip.AddrPort) {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,13 +44,13 @@ func conntrackCounts() (entries, most int, insertFailed uint64, err error) {
 		return 0, 0, 0, err
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
-	err = c.ask(question(ctGetStats, 0, unix.AF_UNSPEC, nil), func(attrs []byte) {
+	err = c.ask(ctGetStats, 0, unix.AF_UNSPEC, nil, func(attrs []byte) {
 		entries, most = int(uint32Of(attribute(attrs, ctaStatsEntries))), int(uint32Of(attribute(attrs, ctaStatsMost)))
 	})
 	if err != nil {
 		return 0, 0, 0, fmt.Errorf("counts: %w", err)
 	}
-	err = c.ask(question(ctGetStatsCPU, unix.NLM_F_DUMP, unix.AF_UNSPEC, nil), func(attrs []byte) {
+	err = c.ask(ctGetStatsCPU, unix.NLM_F_DUMP, unix.AF_UNSPEC, nil, func(attrs []byte) {
 		insertFailed += uint64(uint32Of(attribute(attrs, ctaInsertFailed)))
 	})
 	if err != nil {
@@ -60,29 +62,53 @@ func conntrackCounts() (entries, most int, insertFailed uint64, err error) {
 // ports is how many source ports there are for what is masqueraded, towards one address and port.
 const ports = lastPort - firstPort + 1
 
-// portsUsed is the share of the source ports towards the busiest backend that masquerading has taken. It counts only while that may
-// be more than half: until then it is what it would be if all flows of the table were to one backend.
-func portsUsed(backends []netip.AddrPort) (float64, error) {
+// countAgain is how old a count of flows may be: it takes a second's tenth or more with a full table.
+const countAgain = 5 * time.Second
+
+// portGauge tells how many ports are used, at little cost. The zero value is ready.
+type portGauge struct {
+	mu      sync.Mutex // guards what follows, over a count
+	counted time.Time
+	share   float64
+}
+
+// used is the share of the source ports towards the busiest backend that masquerading has taken. It counts only while that may be
+// more than half, and then every 5 seconds: until then it is what it would be if all flows of the table were to one backend. Safe
+// for concurrent use.
+func (g *portGauge) used(backends []netip.AddrPort) (float64, error) {
 	entries, _, _, err := conntrackCounts()
-	if err != nil {
-		return 0, fmt.Errorf("ports used: %w", err)
-	}
-	if len(backends) == 0 {
-		return 0, nil
+	if err != nil || len(backends) == 0 {
+		return 0, err
 	}
 	if used := float64(entries) / ports; used < 0.5 {
 		return used, nil
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if time.Since(g.counted) >= countAgain {
+		share, err := countPorts(backends)
+		if err != nil {
+			return 0, fmt.Errorf("ports used: %w", err)
+		}
+		g.share, g.counted = share, time.Now()
+	}
+	return g.share, nil
+}
+
+// portsUsed is portGauge.used without a memory.
+func portsUsed(backends []netip.AddrPort) (float64, error) { return new(portGauge).used(backends) }
+
+func countPorts(backends []netip.AddrPort) (share float64, err error) {
 	c, err := openConntrack()
 	if err != nil {
-		return 0, fmt.Errorf("ports used: %w", err)
+		return 0, err
 	}
-	defer func() { _ = c.close() }()
+	defer func() { err = errors.Join(err, c.close()) }()
 	most := 0
 	for _, b := range backends {
 		n := 0
-		if err := c.flows(b, func(*flow) { n++ }); err != nil {
-			return 0, fmt.Errorf("ports used towards %v: %w", b, err)
+		if err := c.flows(netip.AddrPortFrom(b.Addr().Unmap(), b.Port()), func(*flow) { n++ }); err != nil {
+			return 0, fmt.Errorf("towards %v: %w", b, err)
 		}
 		most = max(most, n)
 	}

@@ -49,7 +49,7 @@ func (v *village) fill(t testing.TB, c *conntrack, n int) {
 		b = appendTuple(b, ctaTupleReply, v.public, client)
 		b = append(append32(b, ctaTimeout, 600), state...)
 		b = appendNest(b, ctaNATDst, nat(to))
-		if err := c.ask(question(ctNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL, familyOf(from).proto, b), func([]byte) {}); err != nil {
+		if err := c.ask(ctNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL, familyOf(from).proto, b, func([]byte) {}); err != nil {
 			t.Fatalf("flow %d: %v", i, err)
 		}
 	}
@@ -73,23 +73,32 @@ func TestManyFlowsAreForgottenInTime(t *testing.T) {
 			c := v.cutter(t)
 			v.fill(t, c.ct, n)
 
-			start := time.Now()
-			used, err := share(t, v)
-			t.Logf("ports used: %v in %v", used, time.Since(start))
-			if want := float64(n) / ports; err != nil || used != want {
-				t.Errorf("ports used: got %v, %v; want %v", used, err, want)
+			var gauge portGauge
+			used := func() (share float64, took time.Duration) {
+				v.in(t, v.relay, func() (err error) {
+					start := time.Now()
+					share, err = gauge.used([]netip.AddrPort{v.seat})
+					took = time.Since(start)
+					return err
+				})
+				return share, took
+			}
+			share, took := used()
+			t.Logf("ports used: %v, in %v", share, took)
+			if want := float64(n) / ports; share != want {
+				t.Errorf("ports used: got %v, want %v", share, want)
 			}
 
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			start = time.Now()
+			start := time.Now()
 			held, _, beyond, err := c.list(v.seat, false)
 			listed := time.Since(start)
 			if err != nil || len(held) != n || beyond != 0 {
 				t.Fatalf("listed %d flows, %d beyond, %v", len(held), beyond, err)
 			}
 			start = time.Now()
-			forgotten, err := c.forget(held, start.Add(time.Minute), nil)
+			forgotten, _, err := c.forget(held, start.Add(time.Minute), nil)
 			if err != nil || forgotten != n {
 				t.Fatalf("forgotten: got %d, %v", forgotten, err)
 			}
@@ -98,6 +107,9 @@ func TestManyFlowsAreForgottenInTime(t *testing.T) {
 			if left := len(v.entries(t)); left != 0 {
 				t.Errorf("%d left", left)
 			}
+			if again, took := used(); again != share {
+				t.Errorf("ports used, within 5s: got %v in %v, want %v", again, took, share)
+			}
 
 			start = time.Now()
 			if flows, err := c.cut(v.seat, nil); err != nil || flows != 0 {
@@ -105,14 +117,6 @@ func TestManyFlowsAreForgottenInTime(t *testing.T) {
 			}
 		})
 	}
-}
-
-func share(t *testing.T, v *village) (used float64, err error) {
-	v.in(t, v.relay, func() error {
-		used, err = portsUsed([]netip.AddrPort{v.seat})
-		return nil
-	})
-	return used, err
 }
 
 func TestTheLibraryIsSlower(t *testing.T) {
@@ -142,14 +146,17 @@ func TestACutOfVeryManyFlowsTakesASecond(t *testing.T) {
 	v.plan(t, true)
 	c := v.cutter(t)
 	v.fill(t, c.ct, cutFlows+5000)
-	start := time.Now()
-	flows, err := c.cut(v.seat, nil)
-	took := time.Since(start)
-	t.Logf("%d flows cut in %v", flows, took)
-	if err != nil || flows < cutFlows/2 || took > cutTime+500*time.Millisecond { // this machine may be busy
-		t.Errorf("cut: got %d, %v, in %v; want most of %d", flows, err, took, cutFlows+5000)
+	total := 0
+	for try := 1; len(v.entries(t)) > 0; try++ {
+		start := time.Now()
+		flows, err := c.cut(v.seat, nil)
+		took := time.Since(start)
+		t.Logf("%d flows cut in %v, %v", flows, took, err)
+		if total += flows; took > cutTime+500*time.Millisecond || try > 20 { // this machine may be busy
+			t.Fatalf("cut %d: got %d flows in %v", try, flows, took)
+		}
 	}
-	if flows, err = c.cut(v.seat, nil); err != nil || len(v.entries(t)) > 0 {
-		t.Errorf("cut again: got %d, %v, and %d entries left", flows, err, len(v.entries(t)))
+	if total != cutFlows+5000 {
+		t.Errorf("got %d flows, want %d", total, cutFlows+5000)
 	}
 }

@@ -51,7 +51,8 @@ const (
 const deletesAtOnce = 100
 
 // conntrack speaks with the kernel's table of flows. It is not safe for concurrent use. vishvananda/netlink has all flows of the
-// table in memory at once, and needs a system call a deletion: speed_test.go compares.
+// table in memory at once, and needs a system call a deletion: TestManyFlowsAreForgottenInTime
+// compares.
 type conntrack struct {
 	*socket
 	out, body []byte
@@ -65,34 +66,46 @@ func openConntrack() (*conntrack, error) {
 	return &conntrack{socket: s}, nil
 }
 
-// question is a message, with flags of netlink, about a family of addresses.
-func question(kind, flags uint16, family byte, attrs []byte) message {
-	return message{kind: unix.NFNL_SUBSYS_CTNETLINK<<8 | kind, flags: flags, body: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attrs...)}
+// question is a message about a family of addresses to a subsystem of netfilter.
+func question(subsystem, kind, flags uint16, family byte, attrs []byte) message {
+	return message{kind: subsystem<<8 | kind, flags: flags, body: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attrs...)}
 }
 
-// ask has each called for the attributes of each part of the answer.
-func (c *conntrack) ask(q message, each func(attrs []byte)) error {
+// exchange has each called for each part of the answer to q: its family and attributes. With NLM_F_DUMP it tells whether something
+// was changed meanwhile, so that parts may be missing or twice.
+func (s *socket) exchange(q message, each func(family byte, attrs []byte)) (interrupted bool, err error) {
 	if q.flags&unix.NLM_F_DUMP != unix.NLM_F_DUMP {
 		q.flags |= unix.NLM_F_ACK // so that each ends in the same way
 	}
-	if err := c.send(c.append(nil, q)); err != nil {
-		return fmt.Errorf("conntrack: ask: %w", err)
+	if err := s.send(s.append(nil, q)); err != nil {
+		return false, fmt.Errorf("ask: %w", err)
 	}
-	done, seq := false, c.seq
-	for !done {
+	for done, seq := false, s.seq; !done; {
 		var answer error
-		err := c.receive(func(of uint32, kind, _ uint16, body []byte) {
+		err := s.receive(func(of uint32, kind, flags uint16, body []byte) {
+			if of != seq || done {
+				return // of a question that was given up
+			}
+			interrupted = interrupted || flags&unix.NLM_F_DUMP_INTR != 0
 			switch {
-			case of != seq || done: // of a question that was given up
 			case kind == unix.NLMSG_DONE || kind == unix.NLMSG_ERROR:
 				done, answer = true, ackError(body)
 			case len(body) >= 4: // struct nfgenmsg
-				each(body[4:])
+				each(body[0], body[4:])
 			}
 		})
 		if err := errors.Join(err, answer); err != nil {
-			return fmt.Errorf("conntrack: %w", err)
+			return interrupted, err
 		}
+	}
+	return interrupted, nil
+}
+
+// ask has each called for the attributes of each part of the answer.
+func (c *conntrack) ask(kind, flags uint16, family byte, attrs []byte, each func(attrs []byte)) error {
+	_, err := c.exchange(question(unix.NFNL_SUBSYS_CTNETLINK, kind, flags, family, attrs), func(_ byte, attrs []byte) { each(attrs) })
+	if err != nil {
+		return fmt.Errorf("conntrack: %w", err)
 	}
 	return nil
 }
@@ -107,7 +120,7 @@ func (c *conntrack) flows(backend netip.AddrPort, each func(f *flow)) error {
 	attrs := appendTuple(nil, ctaTupleReply, backend, netip.AddrPort{})
 	attrs = appendNest(attrs, ctaFilter, appendBytes(nil, ctaFilterReply, binary.NativeEndian.AppendUint32(nil, filter)))
 	var f flow
-	return c.ask(question(ctGet, unix.NLM_F_DUMP, familyOf(backend.Addr()).proto, attrs), func(attrs []byte) {
+	return c.ask(ctGet, unix.NLM_F_DUMP, familyOf(backend.Addr()).proto, attrs, func(attrs []byte) {
 		if answers, ok := parseFlow(attrs, &f); ok && answers == backend && f.status&statusDNAT != 0 {
 			each(&f)
 		}

@@ -177,6 +177,7 @@ func (s *server) openFirewall() {
 			}
 		}
 	}
+	cfg.UDPPorts = s.udpPorts()
 	fw, err := firewall.Open(cfg)
 	if err != nil {
 		s.log.Warn("shedder.firewall: the kernel will drop nobody, all else works; give the right, or set it to false", "err", err)

@@ -47,7 +47,7 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: serve NAME [args]")
 	}
 	name := args[0]
-	args = append([]string{"serve", "--http.listen=127.0.0.1:0", "--admin.listen=127.0.0.1:0", "--data_dir=data"}, args[1:]...)
+	args = append([]string{"serve", "--http.listen=127.0.0.1:0", "--admin.listen=127.0.0.1:0", "--udp.listen=", "--data_dir=data"}, args[1:]...)
 	path, err := lookPath(ts, "spillway")
 	ts.Check(err)
 	log, err := os.Create(logFile(ts, name)) // a new life, a new log
@@ -74,6 +74,7 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	set("ANNOUNCE", `announce=(\S+)`)
+	set("UDP", `udp=(\S+)`)
 	set("ADMIN", `admin=\[(\S+)\]`)
 }
 

@@ -76,6 +76,7 @@ type server struct {
 	history    admin.History
 	firewall   *firewall.Firewall // nil where it is not wanted, or not to be had
 	ws         webSockets
+	udp        *tracker.UDP // nil when udp.listen is empty
 	maxConns   int
 	wsMaxConns int
 	autoRules  bool
@@ -158,6 +159,9 @@ func (s *server) open(inherited *listen.Inherited) (err error) {
 	if err := s.openWebSockets(inherited); err != nil {
 		return err
 	}
+	if err := s.openUDP(); err != nil {
+		return err
+	}
 	if err := s.openAdmin(inherited); err != nil {
 		return err
 	}
@@ -201,6 +205,7 @@ func (s *server) serveHTTP() {
 		s.serve("http.listen", l, s.tracker.Serve)
 	}
 	s.serveWebSockets()
+	s.serveUDP()
 }
 
 // serve runs f on l until it is closed. If it ends before, so does the process:
@@ -262,6 +267,9 @@ func (s *server) announceStart() {
 	if s.adminDoor != nil {
 		attrs = append(attrs, "admin", addrTexts(s.adminDoor))
 	}
+	if url := s.udpURL(); url != "" {
+		attrs = append([]any{"udp", url}, attrs...)
+	}
 	if url := announceURL(s.door.Addrs(), s.certs != nil); url != "" {
 		attrs = append([]any{"announce", url}, attrs...)
 	}
@@ -277,6 +285,7 @@ func (s *server) stop(cancel context.CancelFunc, why string) error {
 	notify(s.log, daemon.SdNotifyStopping)
 	s.setReady(false)
 
+	s.closeUDP()
 	limit := time.Duration(s.cfg.HTTP.ShutdownTimeout)
 	ctx, done := context.WithTimeout(context.Background(), limit)
 	defer done()

@@ -16,7 +16,7 @@ func TestMain(m *testing.M) {
 // The scripts in testdata run the program as an operator does. Besides
 // testscript's own commands they have those of script_test.go:
 //
-//	serve NAME [args]      start spillway serve, wait until it says "serving"; sets $ANNOUNCE and $ADMIN
+//	serve NAME [args]      start spillway serve, wait until it says "serving"; sets $ANNOUNCE, $UDP and $ADMIN
 //	signal NAME HUP        send a signal
 //	logged NAME REGEXP     wait until the log has a line like that; "! logged": it has none now
 //	stopped NAME [CODE]    wait until it has ended, by itself with that exit code, or "killed"
@@ -26,6 +26,7 @@ func TestMain(m *testing.M) {
 //	documented             every metric of the page last got is in docs/metrics.md
 //	systemd                play systemd: sets $NOTIFY_SOCKET
 //	notified TEXT          wait until spillway tells systemd so
+//	udp URL PORT           announce over UDP, what is answered to stdout
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
@@ -37,6 +38,7 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("METRICS_MD", docs)
+			env.Setenv("SPILLWAY_UDP_LISTEN", "") // scripts run side by side
 			env.Values[serving{}] = make(map[string]*exec.Cmd)
 			env.Values[notifySocket{}] = new(*net.UnixConn)
 			return nil
@@ -52,6 +54,7 @@ func TestScripts(t *testing.T) {
 			"documented":  cmdDocumented,
 			"systemd":     cmdSystemd,
 			"notified":    cmdNotified,
+			"udp":         cmdUDP,
 		},
 	})
 }

@@ -27,6 +27,7 @@ func (s *server) adminConfig() admin.Config {
 		Audit:       s.log,
 		Metrics: []func(io.Writer){
 			s.tracker.WriteMetrics, s.gate.WriteMetrics, s.writeMetrics, s.snapshots.writeMetrics, s.door.WriteMetrics, s.ws.WriteMetrics,
+			s.writeUDPMetrics,
 		},
 	}
 	if host, _, err := net.SplitHostPort(s.cfg.Admin.Listen); err == nil && host != "" {
@@ -90,8 +91,8 @@ func (o operator) Status() admin.Status {
 		},
 	}
 	for e, r := range l.Rates {
-		if shedder.Endpoint(e) == shedder.UDP {
-			continue // nothing serves it yet; its switch is kept for when something does
+		if shedder.Endpoint(e) == shedder.UDP && s.udp == nil {
+			continue // nothing serves it; its switch is kept for when something does
 		}
 		st.Endpoints = append(st.Endpoints, admin.EndpointLoad{
 			Endpoint: shedder.Endpoint(e).String(),

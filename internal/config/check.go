@@ -27,6 +27,7 @@ func Check(c Config) []*KeyError {
 	p.oneOf("log.format", c.Log.Format, "text", "json")
 	p.http(c.HTTP)
 	p.ws(c.WS)
+	p.udp(c.UDP)
 	p.admin("admin", c.Admin.Listen, c.Admin.Token)
 	p.tracker(c.Tracker)
 	p.oneOf("store.kind", c.Store.Kind, "memory")
@@ -93,6 +94,17 @@ func (p *problems) ws(c WS) {
 	p.within("ws.interval", c.Interval, 20*time.Second, 3*time.Hour)
 	p.within("ws.ping", c.Ping, time.Second, time.Hour)
 	p.check("ws.idle", c.Idle > c.Ping, "got %s; must be longer than ws.ping (%s)", c.Idle, c.Ping)
+}
+
+func (p *problems) udp(c UDP) {
+	for i, a := range c.Listen {
+		p.check("udp.listen", !isSystemd(a) && !strings.HasPrefix(a, "unix:"), "got %q; UDP has host:port only, as :6969", a)
+		p.address("udp.listen", a)
+		p.check("udp.listen", !slices.Contains(c.Listen[:i], a), "%q is given twice; keep one", a)
+	}
+	// Less than a hundred packets are lost while the garbage is collected; more than a second's are answers to clients that have
+	// given up.
+	p.check("udp.receive_buffer", c.ReceiveBuffer >= 64<<10 && c.ReceiveBuffer <= 256<<20, "got %s; must be from 64KiB to 256MiB", c.ReceiveBuffer)
 }
 
 func (p *problems) tracker(c Tracker) {

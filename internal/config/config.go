@@ -28,6 +28,7 @@ type Config struct {
 	Admin   Admin   `embed:"" prefix:"admin." group:"Admin: metrics, health, profiles"`
 	Tracker Tracker `embed:"" prefix:"tracker." group:"Tracker: what clients are told"`
 	WS      WS      `embed:"" prefix:"ws." group:"WebSocket: WebTorrent peers"`
+	UDP     UDP     `embed:"" prefix:"udp." group:"UDP: announce and scrape"`
 	Store   Store   `embed:"" prefix:"store." group:"Store: where swarms live"`
 	Shedder Shedder `embed:"" prefix:"shedder." group:"Shedder: what happens when there is too much to do"`
 
@@ -77,6 +78,12 @@ type WS struct {
 	Ping          Duration   `name:"ping" reload:"restart" help:"Silence after which a WebSocket is pinged."`
 	Idle          Duration   `name:"idle" reload:"restart" help:"Silence after which it is closed."`
 	AllowOrigins  StringList `name:"allow_origins" reload:"restart" placeholder:"ORIGIN,..." help:"Web sites whose pages may connect, as https://example.org; empty: all."`
+}
+
+// UDP is BEP 15, which most clients of public torrents speak.
+type UDP struct {
+	Listen        StringList `name:"listen" reload:"restart" help:"Addresses to serve on: host:port; empty turns UDP off."`
+	ReceiveBuffer Size       `name:"receive_buffer" reload:"restart" help:"Bytes of packets that may wait in the kernel, of each socket; there is one for each core and address."`
 }
 
 // Admin is the operator's side.
@@ -213,6 +220,7 @@ func Default() Config {
 			Ping:          Duration(time.Minute),
 			Idle:          Duration(4 * time.Minute),
 		},
+		UDP:   UDP{Listen: StringList{":6969"}, ReceiveBuffer: 4 << 20},
 		Admin: Admin{Listen: "127.0.0.1:7070"},
 		Tracker: Tracker{
 			Interval:    Duration(30 * time.Minute),

@@ -197,7 +197,7 @@ func TestShedKilledInAFlood(t *testing.T) {
 	tr.kill()
 
 	exec := time.Now()
-	again := &tracker{process: start(t, "spillway-again", spillwayPath, "serve", "--data_dir="+dataDir, "--admin.listen=127.0.0.1:0", listen, "--ws=off"),
+	again := &tracker{process: start(t, "spillway-again", spillwayPath, "serve", "--data_dir="+dataDir, "--admin.listen=127.0.0.1:0", "--udp.listen=", listen, "--ws=off"),
 		dataDir: dataDir, announce: tr.announce}
 	eventually(t, 10*time.Second, "a good reply", func() error {
 		reply, err := announce{from: "127.0.0.2", hash: hash, port: 1002, left: 1}.to(again.announce)

@@ -36,7 +36,7 @@ var announceURL = regexp.MustCompile(`https?://[^\s"]+/announce`)
 // serveOn is serve with the data_dir of an earlier life, listening wherever the flags say.
 func serveOn(t *testing.T, dataDir string, flags ...string) *tracker {
 	t.Helper()
-	argv := append([]string{spillwayPath, "serve", "--data_dir=" + dataDir, "--admin.listen=127.0.0.1:0"}, flags...)
+	argv := append([]string{spillwayPath, "serve", "--data_dir=" + dataDir, "--admin.listen=127.0.0.1:0", "--udp.listen="}, flags...)
 	tr := &tracker{process: start(t, "spillway", argv...), dataDir: dataDir}
 	eventually(t, 20*time.Second, "announce URL in the log", func() error {
 		select {

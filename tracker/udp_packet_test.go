@@ -368,4 +368,3 @@ func escalate(t *testing.T, g *shedder.Gate) {
 		t.Fatalf("got %v", state)
 	}
 }
-

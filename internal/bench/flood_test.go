@@ -264,7 +264,7 @@ func startFlooded(tb testing.TB, flags []string) (server, func()) {
 	}
 	s := server{name: "spillway", addr: freeAddr(tb)}
 	cmd := exec.Command(path, append([]string{"serve", "--data_dir=" + dir, "--http.listen=" + s.addr.String(), "--admin.listen=",
-		"--http.max_conns=12000", "--ws.max_conns=6000", "--store.memory.max=2GiB", "--store.snapshot.every=0s", "--log.level=error"}, flags...)...)
+		"--udp.listen=", "--http.max_conns=12000", "--ws.max_conns=6000", "--store.memory.max=2GiB", "--store.snapshot.every=0s", "--log.level=error"}, flags...)...)
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
 	cmd.Stderr = os.Stderr
 	kill := startStoppable(tb, cmd)

@@ -26,7 +26,7 @@ func startWebSockets(tb testing.TB, procs int, flags ...string) tracker {
 	}
 	t := tracker{server: server{name: "spillway", addr: freeAddr(tb)}, admin: freeAddr(tb)}
 	cmd := exec.Command(path, append([]string{"serve", "--data_dir=" + tb.TempDir(), "--http.listen=" + t.addr.String(),
-		"--admin.listen=" + t.admin.String(), "--http.max_conns=500", "--ws.max_conns=18000", "--store.snapshot.every=0s", "--log.level=warn"}, flags...)...)
+		"--admin.listen=" + t.admin.String(), "--udp.listen=", "--http.max_conns=500", "--ws.max_conns=18000", "--store.snapshot.every=0s", "--log.level=warn"}, flags...)...)
 	cmd.Env = append(os.Environ(), fmt.Sprintf("GOMAXPROCS=%d", procs), "SPILLWAY_ADMIN_TOKEN="+adminToken)
 	cmd.Stderr = os.Stderr
 	if procs == 1 {

@@ -19,7 +19,7 @@ type Health struct {
 
 // Config says what is forwarded where.
 type Config struct {
-	Backends   []Backend // 1 to MaxBackends, each address once
+	Backends   []Backend // each address once
 	Listen     []string  // for Status
 	Mode       string    // kernel or proxy, for Status
 	ModeWhy    string
@@ -35,6 +35,7 @@ const (
 	countSoon  = 100 * time.Millisecond // while a probe is late
 	tickEvery  = 50 * time.Millisecond  // while a probe may be late, or a budget grows
 	cutAgain   = time.Second            // after a cut that failed
+	excuseFor  = 10 * time.Second       // of probes unanswered, for a backend that speaks
 	// A relay that was not run for so long that its own timers were late cannot blame a backend for it; but not again and again,
 	// since a storm is when it must not hesitate.
 	pardonEvery = 10 * time.Second
@@ -94,6 +95,10 @@ type watched struct {
 	cutting chan struct{} // while they are: closed when they need not any more
 	cutStop bool          // it is closed
 	cutErr  string
+
+	askedOK time.Time // when a probe was answered last
+	spoke   time.Time // data came from it after this time; zero: none yet
+	excused uint64    // probes that timed out while it spoke, or while this process was not run
 
 	why    string // the last failure
 	failed time.Time

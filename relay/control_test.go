@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -94,6 +95,49 @@ func TestStalledRelayBlamesNobody(t *testing.T) {
 		time.Sleep(time.Second)
 		if got := w.path.changes(time.Second); len(got) == 0 || !got[0].Down[0] {
 			t.Errorf("stalled again: got plans %v", got)
+		}
+	})
+}
+
+// A backend whose accept queue is full answers probes no more than it answers anybody, and still serves all it can.
+func TestWhoSpeaksIsNotDead(t *testing.T) {
+	t.Parallel()
+	in(t, []string{one}, func(t *testing.T, w *world) {
+		var said atomic.Uint64
+		speaking := atomic.Bool{}
+		speaking.Store(true)
+		w.path.set(func(p *path) {
+			p.count = func() Counts {
+				if speaking.Load() {
+					said.Add(100)
+				}
+				return Counts{Backends: []BackendCounts{{Opened: 2 * said.Load(), Budget: said.Load(), Spoken: said.Load(), Unanswered: 1500}}}
+			}
+		})
+		time.Sleep(time.Second)
+		w.host(0).set(hung, "", 0)
+		time.Sleep(5 * time.Second)
+		if b := w.Status().Backends[0]; !b.Up || len(w.path.changes(0)) != 1 {
+			t.Errorf("it speaks: got %+v, plans %v", b, w.path.changes(0))
+		}
+		speaking.Store(false)
+		time.Sleep(800 * time.Millisecond)
+		if b := w.Status().Backends[0]; b.Up {
+			t.Errorf("silent for 800 ms: got %+v", b)
+		}
+
+		// One that speaks to old connections alone is of no use to new ones.
+		w.host(0).set(well, "", 0)
+		speaking.Store(true)
+		time.Sleep(2 * time.Second)
+		w.host(0).set(hung, "", 0)
+		time.Sleep(excuseFor - time.Second)
+		if b := w.Status().Backends[0]; !b.Up {
+			t.Errorf("unanswered for %s: got %+v", excuseFor-time.Second, b)
+		}
+		time.Sleep(2 * time.Second)
+		if b := w.Status().Backends[0]; b.Up {
+			t.Errorf("unanswered for %s: got %+v", excuseFor+time.Second, b)
 		}
 	})
 }

@@ -24,6 +24,7 @@ func (r *Relay) WriteMetrics(w io.Writer) {
 	}
 	gauge("spillway_relay_backend_up", func(b *watched, _ *BackendCounts) float64 { return oneIf(b.health.verdict != down) })
 	counter("spillway_relay_backend_downs_total", func(b *watched, _ *BackendCounts) uint64 { return b.downs })
+	counter("spillway_relay_probes_excused_total", func(b *watched, _ *BackendCounts) uint64 { return b.excused })
 	gauge("spillway_relay_backend_level", func(b *watched, _ *BackendCounts) float64 { return b.answer.Level })
 	gauge("spillway_relay_backend_share", func(b *watched, _ *BackendCounts) float64 { return r.share(b) })
 	counter("spillway_relay_opened_total", func(_ *watched, n *BackendCounts) uint64 { return n.Opened })

@@ -84,4 +84,5 @@ type BackendCounts struct {
 	Down       uint64 // segments and connections refused because it is down
 	Budget     uint64 // connections refused because too many wait already
 	Unanswered int    // connections that wait for its first sign of life
+	Spoken     uint64 // segments or reads with data from it: who speaks is not dead, however late a probe is answered
 }

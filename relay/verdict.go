@@ -43,17 +43,26 @@ func (r *Relay) take(p probed, now time.Time) {
 	w.blind = false
 	switch {
 	case p.outcome == answeredOK:
-		w.answer, w.took = p.answer, p.took
+		w.answer, w.took, w.askedOK = p.answer, p.took, now
 		if w.usual == 0 {
 			w.usual = p.took
 		}
 		w.usual += (p.took - w.usual) / 8
-	case p.outcome == timedOut && p.started.Before(r.pardoned):
+	case p.outcome == timedOut && (p.started.Before(r.pardoned) || w.speaksSince(p.started, now)):
+		w.excused++
 		return
 	default:
 		w.why, w.failed = p.words, now
 	}
 	r.judge(w, event{at: now, probe: p.number, ok: p.outcome == answeredOK, suspect: w.suspect})
+}
+
+// speaksSince tells whether the backend has sent data to anybody since a probe was started, as far as the counts can tell. Such a
+// one is overloaded and not dead: its accept queue is full, so that probes fail as often as anybody's connections, and to call it
+// down would take from it what it still serves. If not one probe has been answered for excuseFor, it may speak to old connections
+// alone, and is not excused.
+func (w *watched) speaksSince(started, now time.Time) bool {
+	return w.spoke.After(started.Add(-countEvery)) && now.Sub(w.askedOK) < excuseFor
 }
 
 // judgeLate takes a probe for failed that is late, if the backend answers no connections either.
@@ -213,9 +222,13 @@ func (r *Relay) observe(c Counts, err error, now time.Time) (changed bool) {
 	r.countErr = ""
 	c.Backends = slices.Clone(c.Backends)
 	if len(r.counts) > 0 {
-		before := r.counts.last(len(r.watched))
+		before := r.counts[len(r.counts)-1]
 		for i, w := range r.watched {
-			changed = r.heed(w, readSigns(before.Backends[i], c.Backends[i]), now) || changed
+			s := readSigns(before.c.Backends[i], c.Backends[i])
+			if s.spoke {
+				w.spoke = before.at
+			}
+			changed = r.heed(w, s, now) || changed
 		}
 	}
 	r.counts.add(now, c)

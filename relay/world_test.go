@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -227,9 +228,10 @@ func inWith(t *testing.T, health Health, backends []string, story func(t *testin
 		w := &world{hosts: map[netip.AddrPort]*host{}, log: &output{}}
 		cfg := Config{Mode: "kernel", ModeWhy: "it may", Listen: []string{":80"}, Profile: "fast-fail", Health: health}
 		for _, text := range backends {
-			b, err := ParseBackend(text)
-			if err != nil {
-				t.Fatal(err)
+			addr, times, weighted := strings.Cut(text, "*")
+			b := Backend{Addr: netip.MustParseAddrPort(addr), Weight: 1}
+			if weighted {
+				b.Weight, _ = strconv.Atoi(times)
 			}
 			cfg.Backends = append(cfg.Backends, b)
 			w.hosts[b.Addr] = &host{latency: time.Millisecond}

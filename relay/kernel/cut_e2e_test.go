@@ -312,6 +312,8 @@ func TestAClientThatIsConnectingIsRefused(t *testing.T) {
 	for _, ipv6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("ipv6=%v", ipv6), func(t *testing.T) {
 			v := newVillage(t, ipv6, false)
+			v.serve(t)
+			v.connect(t, 1) // so that all have found their neighbours
 			v.ip(t, "-n", v.backend, "link", "set", "wg0", "down")
 			c := v.cutter(t)
 			const clients = 20
@@ -332,15 +334,15 @@ func TestAClientThatIsConnectingIsRefused(t *testing.T) {
 					ends <- end{err, time.Now()}
 				}()
 			}
-			for end := time.Now().Add(3 * time.Second); len(v.entries(t)) < clients; {
+			for end := time.Now().Add(3 * time.Second); len(v.entries(t)) < 1+clients; {
 				if time.Now().After(end) {
-					t.Fatalf("%d connections under way, want %d", len(v.entries(t)), clients)
+					t.Fatalf("%d connections, want %d", len(v.entries(t)), 1+clients)
 				}
 			}
 			v.plan(t, true)
 			start := time.Now()
-			if flows, err := c.cut(v.seat, nil); err != nil || flows != clients {
-				t.Errorf("cut: got %d flows, %v; want %d", flows, err, clients)
+			if flows, err := c.cut(v.seat, nil); err != nil || flows != 1+clients {
+				t.Errorf("cut: got %d flows, %v; want %d", flows, err, 1+clients)
 			}
 			for range clients {
 				e := <-ends
@@ -377,6 +379,50 @@ func TestTheFlowsOfABackendThatIsBackGoOn(t *testing.T) {
 			t.Fatalf("a flow has not gone on: %v", err)
 		}
 		_ = served.Close()
+	}
+}
+
+// The backend is back while its flows are being cut: the cut ends at once, and what is new is left alone.
+func TestACutEndsWithTheBackendsReturn(t *testing.T) {
+	v := newVillage(t, false, false)
+	taken := v.serve(t)
+	old := v.connect(t, 200)
+	for range old {
+		c := <-taken
+		t.Cleanup(func() { _ = c.Close() })
+	}
+	v.ip(t, "-n", v.client, "link", "set", "eth0", "down") // so that clients do not answer, and the cut waits for them
+	c := v.cutter(t)
+	v.plan(t, true)
+	cancelled, returned := make(chan struct{}), make(chan struct{})
+	go func() {
+		if _, err := c.cut(v.seat, cancelled); err != nil {
+			t.Errorf("cut: %v", err)
+		}
+		close(returned)
+	}()
+	time.Sleep(100 * time.Millisecond) // into its waiting; whenever it is, what follows holds
+	v.plan(t, false)
+	close(cancelled)
+	start := time.Now()
+	if <-returned; time.Since(start) > 300*time.Millisecond {
+		t.Errorf("the cut went on for %v", time.Since(start))
+	}
+	v.ip(t, "-n", v.client, "link", "set", "eth0", "up")
+	v.ip(t, "-4", "-n", v.client, "route", "replace", "default", "via", "198.18.1.1")
+	fresh := v.connect(t, 50)
+	for range fresh {
+		served := <-taken
+		if _, err := served.Write([]byte("x")); err != nil {
+			t.Error(err)
+		}
+		t.Cleanup(func() { _ = served.Close() })
+	}
+	for _, conn := range fresh {
+		_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+		if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+			t.Fatalf("a flow of after the return was cut: %v", err)
+		}
 	}
 }
 

@@ -29,8 +29,9 @@ const (
 	maxAnswerBytes = 8 << 20
 	maxTokenBytes  = 4 << 10
 
-	// systemdDataDir is where spillway.service keeps its data. Its owner exists only while it runs, so root comes to look there.
-	systemdDataDir = "/var/lib/spillway"
+	// Where the units keep their data. The tracker's owner exists only while it runs, so root comes to look there.
+	systemdDataDir      = "/var/lib/spillway"
+	systemdRelayDataDir = "/var/lib/spillway-relay"
 )
 
 // client asks one running spillway. Safe for concurrent use.
@@ -109,7 +110,7 @@ func (c *ctlCmd) client(p *program) (*client, error) {
 		if token == "" && file == "" {
 			token, from, file = configured, side.key+".token of the configuration", ""
 			if token == "" {
-				file = defaultTokenFile(cfg.DataDir)
+				file = defaultFile(cfg.DataDir, c.side().dataDir, admin.TokenFile)
 				from = file
 			}
 		}
@@ -143,17 +144,17 @@ func newClient(at place, token, from string, timeout time.Duration) *client {
 	return &client{&http.Client{Transport: transport, CheckRedirect: noRedirect}, at, token, from, timeout, trackerSide}
 }
 
-// defaultTokenFile is the one in dataDir, or that of the systemd unit when nobody has named a directory and there is none here.
-func defaultTokenFile(dataDir string) string {
-	file := filepath.Join(dataDir, admin.TokenFile)
+// defaultFile is a file of dataDir, or of the systemd unit's when nobody has named a directory and there is none here.
+func defaultFile(dataDir, systemdDir, name string) string {
+	file := filepath.Join(dataDir, name)
 	if dataDir != config.Default().DataDir {
 		return file
 	}
 	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
 		return file
 	}
-	if _, err := os.Lstat(systemdDataDir); err == nil {
-		return filepath.Join(systemdDataDir, admin.TokenFile)
+	if _, err := os.Lstat(systemdDir); err == nil {
+		return filepath.Join(systemdDir, name)
 	}
 	return file
 }

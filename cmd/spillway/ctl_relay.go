@@ -19,11 +19,12 @@ type side struct {
 	key      string // of the configuration
 	public   string // key of what it is often mistaken for
 	tokenEnv string
+	dataDir  string // of the systemd unit
 }
 
 var (
-	trackerSide = side{"spillway serve", "admin", "http.listen", "SPILLWAY_ADMIN_TOKEN"}
-	relaySide   = side{"spillway relay", "relay.admin", "relay.listen", "SPILLWAY_RELAY_ADMIN_TOKEN"}
+	trackerSide = side{"spillway serve", "admin", "http.listen", "SPILLWAY_ADMIN_TOKEN", systemdDataDir}
+	relaySide   = side{"spillway relay", "relay.admin", "relay.listen", "SPILLWAY_RELAY_ADMIN_TOKEN", systemdRelayDataDir}
 )
 
 func (c *ctlCmd) side() side {

@@ -181,7 +181,7 @@ func (r *relayServer) openPath(backends []relay.Backend) error {
 			Fall: cfg.Health.Fall, Rise: cfg.Health.Rise},
 		Budget:  cfg.Budget,
 		Profile: cfg.Profile,
-	}, r.path, r.log)
+	}, r.path, r.logs.Limited)
 	return nil
 }
 
@@ -334,7 +334,6 @@ func (r *relayServer) run(stop, hup <-chan os.Signal) error {
 				}
 			})
 		}
-		r.admin.SetReady(true)
 	}
 	st := r.relay.Status()
 	attrs := []any{"listen", st.Listen, "backends", []string(r.cfg.Relay.Backends), "mode", st.Mode, "why", st.ModeWhy, "version", version()}
@@ -360,11 +359,11 @@ func (r *relayServer) run(stop, hup <-chan os.Signal) error {
 func (r *relayServer) stop(cancel context.CancelFunc, why string) error {
 	r.log.Info("stopping", "why", why)
 	notify(r.log, daemon.SdNotifyStopping)
+	cancel()
+	r.tasks.Wait()
 	if r.admin != nil {
 		r.admin.SetReady(false)
 	}
-	cancel()
-	r.tasks.Wait()
 	err := r.path.Close()
 	if r.relay.Status().Mode == "kernel" {
 		r.log.Info("the kernel goes on forwarding; spillway relay revert ends it")
@@ -379,13 +378,17 @@ func (r *relayServer) stop(cancel context.CancelFunc, why string) error {
 	return err
 }
 
-const profileEvery = time.Minute
+const (
+	profileEvery = time.Minute
+	readyEvery   = 200 * time.Millisecond
+)
 
 // watch keeps the history, looks after the kernel's settings, and tells systemd that we live.
 func (r *relayServer) watch(ctx context.Context) {
-	history, settings := time.NewTicker(admin.HistoryStep), time.NewTicker(profileEvery)
+	history, settings, ready := time.NewTicker(admin.HistoryStep), time.NewTicker(profileEvery), time.NewTicker(readyEvery)
 	defer history.Stop()
 	defer settings.Stop()
+	defer ready.Stop()
 	var alive <-chan time.Time
 	if every, err := daemon.SdWatchdogEnabled(false); err == nil && every > 0 {
 		t := time.NewTicker(every / 2)
@@ -400,6 +403,10 @@ func (r *relayServer) watch(ctx context.Context) {
 		case <-alive:
 			r.relay.Status() // takes the lock the control loop needs
 			notify(r.logs.Limited, daemon.SdNotifyWatchdog)
+		case <-ready.C:
+			if r.admin != nil {
+				r.admin.SetReady(r.relay.Ready())
+			}
 		case now := <-history.C:
 			r.history.Add(now, r.relay.Status())
 		case <-settings.C:

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	"spillway/internal/config"
 	"spillway/relay/kernel"
@@ -22,7 +21,7 @@ func (f roleFlag) host(p *program) (relayHost, profile.Options, error) {
 		return relayHost{}, profile.Options{}, err
 	}
 	role, err := profile.ParseRole(f.Role, cfg.Relay.Mode)
-	return thisHost(filepath.Join(cfg.DataDir, relayStateFile)), relayOptions(cfg.Relay, role), err
+	return thisHost(defaultFile(cfg.DataDir, systemdRelayDataDir, relayStateFile)), relayOptions(cfg.Relay, role), err
 }
 
 type relayCheckCmd struct {
@@ -77,5 +76,5 @@ func (relayRevertCmd) Run(p *program) error {
 	if err == nil {
 		_, err = fmt.Fprintln(p.stdout, "nothing is forwarded any more: there is no table inet "+kernel.TableName)
 	}
-	return errors.Join(err, relayRevert(p.stdout, thisHost(filepath.Join(cfg.DataDir, relayStateFile))))
+	return errors.Join(err, relayRevert(p.stdout, thisHost(defaultFile(cfg.DataDir, systemdRelayDataDir, relayStateFile))))
 }

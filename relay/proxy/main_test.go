@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 // does.
 func self(t testing.TB, core int, what string, args ...string) *child {
 	t.Helper()
-	return start(t, exec.Command("/proc/self/exe", args...), core, role+"="+what)
+	return start(t, exec.Command("/proc/self/exe", args...), core, role+"="+what, "GOMAXPROCS=1")
 }
 
 type child struct {
@@ -232,7 +232,7 @@ func runLoad() {
 	}
 }
 
-// runProxy forwards to the backend that its argument names.
+// runProxy forwards to the backend that its argument names; lines of its input say whether that is up or down.
 func runProxy() {
 	p, err := Open(config(backendAt(os.Args[1])), slog.New(slog.DiscardHandler))
 	check(err)
@@ -243,7 +243,13 @@ func runProxy() {
 		check(err)
 		check(unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: n}))
 	}
-	_, _ = io.Copy(io.Discard, os.Stdin)
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); fmt.Println("done") {
+		if in.Text() == "down" {
+			check(p.Apply(planFor(p, 0)))
+		} else {
+			check(p.Apply(planFor(p)))
+		}
+	}
 	check(p.Close())
 }
 

@@ -204,7 +204,7 @@ func (p *Path) Cut(backend int, cancelled <-chan struct{}) (flows int, err error
 
 // Counts are totals since Open.
 func (p *Path) Counts() (relay.Counts, error) {
-	c := relay.Counts{Conns: int(p.conns.Load()), ConnsMax: int(p.maxConns)}
+	c := relay.Counts{Conns: int(min(p.conns.Load(), p.maxConns)), ConnsMax: int(p.maxConns)}
 	for _, b := range p.backends {
 		c.Backends = append(c.Backends, relay.BackendCounts{
 			Opened: b.opened.Load(), Down: b.down.Load(), Budget: b.budget.Load(), Unanswered: int(b.connecting.Load()),

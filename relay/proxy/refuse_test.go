@@ -190,7 +190,6 @@ func TestDownIsRefusedByTheKernel(t *testing.T) {
 	}
 }
 
-// A loop that serves nobody else while a listener is shut down neither spins nor forgets it.
 func TestOneFamilyDown(t *testing.T) {
 	t.Parallel()
 	cfg := config(serve(t, "127.0.0.1:0", echo), serve(t, "[::1]:0", echo))
@@ -210,6 +209,37 @@ func TestOneFamilyDown(t *testing.T) {
 	must(t, err)
 	say(t, c, "hello")
 	must(t, c.Close())
+}
+
+// While the last backend is down the kernel refuses, and the program does nothing, with connections that are silent or without.
+func TestDownCostsNothing(t *testing.T) {
+	t.Parallel()
+	proxy := self(t, -1, "proxy", serve(t, "127.0.0.1:0", echo).Addr.String())
+	at := proxy.line(t)
+	c, err := net.Dial("tcp", at)
+	must(t, err)
+	defer c.Close()
+	say(t, c, "hello")
+	_, err = io.WriteString(proxy.in, "down\n")
+	must(t, err)
+	proxy.line(t)
+	before, begun, n := proxy.cpu(t), time.Now(), 0
+	for ; time.Since(begun) < 300*time.Millisecond; n++ {
+		if _, err := net.Dial("tcp", at); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Fatalf("down: got %v, want refused", err)
+		}
+	}
+	if cost := proxy.cpu(t) - before; cost > 30*time.Millisecond {
+		t.Errorf("%v of CPU for %d connections in 300ms while down", cost, n)
+	}
+	say(t, c, "hello")
+	_, err = io.WriteString(proxy.in, "up\n")
+	must(t, err)
+	proxy.line(t)
+	c, err = net.Dial("tcp", at)
+	must(t, err)
+	defer c.Close()
+	say(t, c, "hello")
 }
 
 // What waits in the kernel's queue when the last backend goes down is reset.
@@ -282,6 +312,7 @@ func TestCutEndsAll(t *testing.T) {
 	begun := time.Now()
 	flows, err := p.Cut(0, cancelled)
 	took := time.Since(begun)
+	t.Logf("%d flows ended in %v", flows, took)
 	if flows != n || err != nil || took > time.Second {
 		t.Errorf("cut: %d flows, %v, after %v; want %d", flows, err, took, n)
 	}

@@ -15,6 +15,7 @@ type Health struct {
 	Path           string        // /healthz
 	Every, Timeout time.Duration // 100 ms at the most between two probes of a backend; 300 ms for one
 	Fall, Rise     int           // failures in a row that bring a backend down, 2; successes that bring it up, 1
+	Proxied        bool          // backends want the PROXY protocol
 }
 
 // Config says what is forwarded where.
@@ -137,6 +138,9 @@ func New(cfg Config, path Path, log *slog.Logger) *Relay {
 		flights: int(cfg.Health.Timeout/cfg.Health.Every) + 1,
 		ports:   alarm{high: 0.7, low: 0.6}, conntrack: alarm{high: 0.8, low: 0.7},
 		cuts: make(chan cutEnd, len(cfg.Backends)),
+	}
+	if cfg.Health.Proxied {
+		r.dial = dialProxied
 	}
 	r.results = make(chan probed, len(cfg.Backends)*r.flights)
 	var v4, v6 []int16

@@ -61,6 +61,22 @@ func dialTCP(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 	return conn, nil
 }
 
+// localHeader says that what follows comes from the proxy itself: PROXY protocol v2, LOCAL, no addresses.
+const localHeader = "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"
+
+// dialProxied is dialTCP for a backend that wants the PROXY protocol of whoever is trusted, health checks included.
+func dialProxied(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+	conn, err := dialTCP(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Write([]byte(localHeader)); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
 // ask asks a backend for its health on a connection of its own, within timeout. A kept connection would not do: it shows that the
 // backend answers those it knows, not that it takes new ones.
 func ask(ctx context.Context, dial dialFunc, addr netip.AddrPort, path string, timeout time.Duration) (answer, outcome, string) {

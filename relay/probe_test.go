@@ -11,9 +11,12 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/pires/go-proxyproto"
 )
 
 // serve has a backend do one thing with each connection, on a port of its own, until the test ends.
@@ -195,4 +198,31 @@ func FuzzParseAnswer(f *testing.F) {
 			t.Fatalf("%q: got state %q, want %q", head, a.State, state)
 		}
 	})
+}
+
+// A backend that wants the PROXY protocol is told that it is the relay itself that asks.
+func TestProbeOfAProxiedBackend(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxied := &proxyproto.Listener{Listener: ln, ConnPolicy: func(proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) { return proxyproto.REQUIRE, nil }}
+	var local atomic.Bool
+	server := &http.Server{
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			local.Store(c.(*proxyproto.Conn).ProxyHeader().Command.IsLocal())
+			return ctx
+		},
+		Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}),
+	}
+	go func() { _ = server.Serve(proxied) }()
+	defer server.Close()
+	addr := netip.MustParseAddrPort(ln.Addr().String())
+	if _, got, words := ask(t.Context(), dialProxied, addr, "/healthz", 10*time.Second); got != answeredOK || !local.Load() {
+		t.Errorf("got %s %s, local %v", outcomeNames[got], words, local.Load())
+	}
+	if _, got, _ := ask(t.Context(), dialTCP, addr, "/healthz", 10*time.Second); got == answeredOK {
+		t.Error("answered without the header: this test tests nothing")
+	}
 }

@@ -178,7 +178,7 @@ func (r *relayServer) openPath(backends []relay.Backend) error {
 		Mode:     mode, ModeWhy: why,
 		Masquerade: masquerade,
 		Health: relay.Health{Path: cfg.Health.Path, Every: time.Duration(cfg.Health.Every), Timeout: time.Duration(cfg.Health.Timeout),
-			Fall: cfg.Health.Fall, Rise: cfg.Health.Rise},
+			Fall: cfg.Health.Fall, Rise: cfg.Health.Rise, Proxied: mode == "proxy" && cfg.Proxy.SendProxy},
 		Budget:  cfg.Budget,
 		Profile: cfg.Profile,
 	}, r.path, r.logs.Limited)

@@ -211,7 +211,8 @@ func TestProbeOfAProxiedBackend(t *testing.T) {
 	var local atomic.Bool
 	server := &http.Server{
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			local.Store(c.(*proxyproto.Conn).ProxyHeader().Command.IsLocal())
+			header := c.(*proxyproto.Conn).ProxyHeader()
+			local.Store(header != nil && header.Command.IsLocal())
 			return ctx
 		},
 		Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}),

@@ -16,7 +16,7 @@ const udpSliceSec = 120
 // between two packets.
 //
 // The hash is AES in CBC-MAC mode over exactly two blocks, the time and the address, cut to 64 bits. The first block is done
-// once in two minutes, so an id costs one block: 12 ns where the processor has AES (BenchmarkConnectionID).
+// once in two minutes, so an id costs one block: 34 ns where the processor has AES (BenchmarkConnectionID).
 //
 // Not safe for concurrent use; those with the same key know each other's ids.
 type connectionIDs struct {

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/anacrolix/dht/v2/krpc"
 	"github.com/anacrolix/torrent/tracker/shared"
 	"github.com/anacrolix/torrent/tracker/udp"
 
@@ -90,17 +89,20 @@ func udpAnnounceOf(port uint16, left int64) udp.AnnounceRequest {
 }
 
 // announce asks, and returns the reply's header and its peers.
-func (c udpClient) announce(req udp.AnnounceRequest, url string) (h udp.AnnounceResponseHeader, peers []krpc.NodeAddr, err error) {
+func (c udpClient) announce(req udp.AnnounceRequest, url string) (h udp.AnnounceResponseHeader, peers []netip.AddrPort, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	h, list, err := c.ConnClient.Announce(ctx, req, udp.Options{RequestUri: url})
 	if err == nil {
-		peers = list.NodeAddrs()
+		for _, p := range list.NodeAddrs() {
+			addr, _ := netip.AddrFromSlice(p.IP)
+			peers = append(peers, netip.AddrPortFrom(addr.Unmap(), uint16(p.Port)))
+		}
 	}
 	return h, peers, err
 }
 
-func (c udpClient) mustAnnounce(req udp.AnnounceRequest) (udp.AnnounceResponseHeader, []krpc.NodeAddr) {
+func (c udpClient) mustAnnounce(req udp.AnnounceRequest) (udp.AnnounceResponseHeader, []netip.AddrPort) {
 	c.udpServer.Helper()
 	h, peers, err := c.announce(req, "/announce")
 	if err != nil {
@@ -199,7 +201,7 @@ func TestUDPSharesSwarmsWithHTTP(t *testing.T) {
 			t.Errorf("numwant %d from %v: got %d peers, %+v, want %d", c.want, c.client.addr, len(peers), h, c.peers)
 		}
 		for _, p := range peers {
-			if addr, _ := netip.AddrFromSlice(p.IP); !c.isOfThatFamily(addr.Unmap()) {
+			if !c.isOfThatFamily(p.Addr()) {
 				t.Fatalf("to %v: got peer %v", c.client.addr, p)
 			}
 		}

@@ -1,0 +1,221 @@
+package lab
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Cores says who works where. With two cores, edge and backend share one.
+type Cores struct {
+	Relay, Edge, Backend int
+}
+
+// ErrOneCore is New's answer on a machine that has none to spare.
+var ErrOneCore = errors.New("the lab needs two cores, one for the relay and one for everything else")
+
+func pickCores() (Cores, error) {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		return Cores{}, fmt.Errorf("read cpu affinity: %w", err)
+	}
+	var cores []int
+	for i := range 1024 {
+		if set.IsSet(i) {
+			cores = append(cores, i)
+		}
+	}
+	switch len(cores) {
+	case 0, 1:
+		return Cores{}, ErrOneCore
+	case 2:
+		return Cores{Relay: cores[0], Edge: cores[1], Backend: cores[1]}, nil
+	}
+	return Cores{Relay: cores[0], Edge: cores[1], Backend: cores[2]}, nil
+}
+
+// pinThread keeps the calling thread on a core.
+func pinThread(core int) error {
+	_, err := pinnedTo(core)
+	return err
+}
+
+// pinnedTo is pinThread, and tells what was before.
+func pinnedTo(core int) (before *unix.CPUSet, err error) {
+	var was, set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &was); err != nil {
+		return nil, fmt.Errorf("read cpu affinity: %w", err)
+	}
+	set.Set(core)
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		return nil, fmt.Errorf("pin to core %d: %w", core, err)
+	}
+	return &was, nil
+}
+
+// pinProcess keeps all threads of this process on a core, also those to come: a thread begins with the mask of its creator.
+func pinProcess(core int) (unpin func(), err error) {
+	var was, set unix.CPUSet
+	if err := unix.SchedGetaffinity(os.Getpid(), &was); err != nil {
+		return nil, fmt.Errorf("read cpu affinity: %w", err)
+	}
+	set.Set(core)
+	all := func(set *unix.CPUSet) {
+		for range 2 { // one may have been made meanwhile
+			tasks, _ := filepath.Glob("/proc/self/task/*")
+			for _, t := range tasks {
+				if tid, err := strconv.Atoi(filepath.Base(t)); err == nil {
+					_ = unix.SchedSetaffinity(tid, set) // it may have ended
+				}
+			}
+		}
+	}
+	all(&set)
+	return func() { all(&was) }, nil
+}
+
+// mask is a core as the kernel's files want it: 32 cores a word, the highest first.
+func mask(core int) string {
+	s := strconv.FormatUint(1<<(core%32), 16)
+	for range core / 32 {
+		s += ",00000000"
+	}
+	return s
+}
+
+// coreClock is what a core has done since the machine's start, in steps of 10 ms.
+type coreClock struct {
+	at   time.Time
+	idle time.Duration // measured
+	user time.Duration // sampled at the clock's ticks
+}
+
+// readCore reads /proc/stat. Busy is what is not idle: the kernel measures only that, and a packet's microseconds between two ticks
+// are in nobody's account.
+func readCore(core int) (coreClock, error) {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return coreClock{}, err
+	}
+	return parseCore(b, core, time.Now())
+}
+
+// tick is USER_HZ, which is 100 everywhere.
+const tick = 10 * time.Millisecond
+
+func parseCore(b []byte, core int, at time.Time) (coreClock, error) {
+	name := "cpu" + strconv.Itoa(core)
+	for line := range bytes.Lines(b) {
+		f := bytes.Fields(line)
+		if len(f) < 6 || string(f[0]) != name {
+			continue
+		}
+		var n [5]time.Duration // user, nice, system, idle, waiting for a disk
+		for i := range n {
+			ticks, err := strconv.ParseInt(string(f[i+1]), 10, 64)
+			if err != nil {
+				return coreClock{}, fmt.Errorf("read /proc/stat: %s: %w", name, err)
+			}
+			n[i] = time.Duration(ticks) * tick
+		}
+		return coreClock{at: at, idle: n[3] + n[4], user: n[0] + n[1]}, nil
+	}
+	return coreClock{}, fmt.Errorf("read /proc/stat: no %s", name)
+}
+
+// Use is how a core was used over a time, in shares of it.
+type Use struct {
+	Relay   float64 `json:"relay"`   // busy, without the next
+	Foreign float64 `json:"foreign"` // processes that are not of the lab
+}
+
+func (u Use) String() string {
+	if u.Foreign < 0.01 {
+		return fmt.Sprintf("%.0f %%", 100*u.Relay)
+	}
+	return fmt.Sprintf("%.0f %% beside %.0f %% of others", 100*u.Relay, 100*u.Foreign)
+}
+
+// useSince takes the clock's reading and that of the relay's processes, before and now.
+func (c coreClock) useSince(before coreClock, own time.Duration) Use {
+	took := float64(c.at.Sub(before.at))
+	if took <= 0 {
+		return Use{}
+	}
+	share := func(d float64) float64 { return min(max(d/took, 0), 1) }
+	u := Use{Foreign: share(float64(c.user - before.user - own))}
+	u.Relay = max(share(took-float64(c.idle-before.idle))-u.Foreign, 0)
+	return u
+}
+
+// userTime is what a process has computed outside the kernel, 0 when it has ended.
+func userTime(pid int) time.Duration {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, ok := bytes.Cut(b, []byte(") ")) // the name may be anything
+	f := bytes.Fields(rest)
+	if !ok || len(f) < 12 {
+		return 0
+	}
+	n, _ := strconv.ParseInt(string(f[11]), 10, 64)
+	return time.Duration(n) * tick
+}
+
+// groupOf lists the processes of a process group.
+func groupOf(leader int) (pids []int) {
+	all, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, file := range all {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		_, rest, _ := bytes.Cut(b, []byte(") "))
+		if f := bytes.Fields(rest); len(f) > 2 && string(f[2]) == strconv.Itoa(leader) {
+			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file))); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
+// hasten has the calling thread, and what it starts, go before what else runs on the machine, but not before the kernel.
+func hasten() error {
+	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, -10); err != nil {
+		return fmt.Errorf("raise priority: %w", err)
+	}
+	return nil
+}
+
+// lockThread gives the calling goroutine a thread whose short sleeps end when they should. It is never unlocked.
+func lockThread() {
+	runtime.LockOSThread()
+	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
+}
+
+// beFirst has the calling thread go before all others: what plays a fault must do so on time.
+func beFirst() error {
+	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}
+	if err := unix.SchedSetAttr(0, &attr, 0); err != nil {
+		return fmt.Errorf("change scheduling policy: %w", err)
+	}
+	return nil
+}
+
+// threadCPU is the CPU time of the calling thread.
+func threadCPU() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
+		panic("BUG: no thread clock: " + err.Error())
+	}
+	return time.Duration(ts.Nano())
+}

@@ -1,0 +1,316 @@
+package lab
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"spillway/internal/flood"
+)
+
+// crowd is a load's thread, or one of them.
+type crowd struct {
+	*Load
+	tally    Tally
+	share    float64 // of the rate
+	sources  uint16  // the first of its own
+	poller   *poller
+	from, to *sockaddr
+	places   []place
+	free     []int32
+	open     list          // attempts in flight, the oldest first
+	holds    queue[later]  // those of them that wait before they ask
+	repeats  queue[later]  // failed ones, to be made again
+	keptOnes []int32       // places of kept connections
+	asks     int           // of them, by turns
+	flying   int           // attempts without an outcome
+	settled  int           // of them that are open
+	keptLook time.Duration // when those that are silent are looked for
+	source   uint16        // of the last
+	due      float64       // of the next, seconds since the start
+	request  []byte        // of an attempt
+	again    []byte        // on a kept connection
+	keep     int           // how many
+	atOnce   int           // of a closed loop
+	start    time.Time
+	scratch  [16 << 10]byte
+}
+
+// later is something that is due at its time.
+type later struct {
+	at         time.Duration
+	place      int32
+	generation int32
+	try        uint8
+}
+
+// queue is first in, first out.
+type queue[T any] struct {
+	all  []T
+	head int
+}
+
+func (q *queue[T]) push(v T) { q.all = append(q.all, v) }
+
+func (q *queue[T]) len() int { return len(q.all) - q.head }
+
+func (q *queue[T]) first() *T { return &q.all[q.head] }
+
+func (q *queue[T]) pop() T {
+	v := q.all[q.head]
+	if q.head++; q.head > 4096 && q.head > len(q.all)/2 {
+		q.all = q.all[:copy(q.all, q.all[q.head:])]
+		q.head = 0
+	}
+	return v
+}
+
+type placeState uint8
+
+const (
+	shut placeState = iota
+	connecting
+	holding
+	asked
+	keptOpening
+	keptProving // asked for the first time
+	keptIdle
+	keptAsked
+)
+
+type place struct {
+	fd         int32
+	generation int32
+	prev, next int32 // in open
+	state      placeState
+	try        uint8
+	at         time.Duration // began
+	since      time.Duration // of the state
+}
+
+// list of places, the oldest first.
+type list struct{ first, last int32 }
+
+const none = int32(-1)
+
+func (l *list) push(places []place, i int32) {
+	p := &places[i]
+	p.prev, p.next = l.last, none
+	if l.last != none {
+		places[l.last].next = i
+	} else {
+		l.first = i
+	}
+	l.last = i
+}
+
+func (l *list) remove(places []place, i int32) {
+	p := &places[i]
+	if p.prev != none {
+		places[p.prev].next = p.next
+	} else {
+		l.first = p.next
+	}
+	if p.next != none {
+		places[p.next].prev = p.prev
+	} else {
+		l.last = p.prev
+	}
+}
+
+// newCrowd is number i of n.
+func newCrowd(l *Load, i, n int) *crowd {
+	clients := clients4
+	if l.Target.Addr().Is6() {
+		clients = clients6
+	}
+	c := &crowd{Load: l, to: newSockaddr(l.Target), from: newSockaddr(netip.AddrPortFrom(clients.Addr(), 0)), share: 1 / float64(n),
+		sources: uint16(i * l.Sources), places: make([]place, l.MaxOpen/n), open: list{none, none},
+		keep: (l.Kept - i + n - 1) / n, atOnce: (l.AtOnce - i + n - 1) / n,
+		request: announce(l.Target, "close"), again: announce(l.Target, "keep-alive")}
+	for i := len(c.places) - 1; i >= 0; i-- {
+		c.free = append(c.free, int32(i))
+	}
+	return c
+}
+
+// live is the thread's life: it opens what is kept, says so, and begins with the others.
+func (c *crowd) live(ready chan<- error, begin <-chan struct{}) error {
+	lockThread()
+	err := unix.Unshare(unix.CLONE_FILES)
+	if err == nil {
+		c.poller, err = newPoller()
+	}
+	if err == nil {
+		defer c.close()
+		c.start = time.Now()
+		err = c.openKept()
+	}
+	ready <- err
+	<-begin
+	if err != nil {
+		return nil // it has been told
+	}
+	c.start = c.Load.start
+	before := threadCPU()
+	err = c.run()
+	c.tally.CPU = threadCPU() - before
+	return err
+}
+
+// announce is a client's as a CDN passes it on: its address is in a header. One swarm of one peer makes the shortest reply, which
+// is the relay's worst case: all of its work is connections.
+func announce(target netip.AddrPort, connection string) []byte {
+	var hash bytes.Buffer
+	for _, b := range flood.InfoHash(1) {
+		hash.WriteString("%" + hex.EncodeToString([]byte{b}))
+	}
+	return fmt.Appendf(nil, "GET /announce?info_hash=%s&peer_id=-LB0100-abcdefghijkl&port=6881&uploaded=0&downloaded=0&left=1&compact=1&numwant=0 HTTP/1.1\r\n"+
+		"Host: %s\r\nX-Forwarded-For: 203.0.113.7\r\nUser-Agent: lab/1.0\r\nConnection: %s\r\n\r\n", hash.Bytes(), target, connection)
+}
+
+func (c *crowd) close() {
+	for i := range c.places {
+		if c.places[i].state != shut {
+			closeFD(c.places[i].fd)
+		}
+	}
+	closeFD(c.poller.fd)
+}
+
+func (c *crowd) now() time.Duration { return time.Since(c.start) }
+
+// run is the crowd until it is stopped.
+func (c *crowd) run() error {
+	for _, i := range c.keptOnes { // all began before the start
+		c.places[i].since = 0
+	}
+	c.tally.Kept = c.settled
+	var stopped time.Duration
+	for {
+		now := c.now()
+		if c.stop.Load() && stopped == 0 {
+			stopped = now
+		}
+		if stopped == 0 && len(c.tally.Attempts) < maxAttempts {
+			c.beginDue(now)
+			c.askKept(now)
+		} else if c.flying == 0 || now > stopped+time.Duration(c.wait.Load()) {
+			for c.open.first != none {
+				c.finish(c.open.first, Timeout, now)
+			}
+			return nil
+		}
+		c.ask(now)
+		c.expire(now)
+		events, errno := c.poller.wait(time.Millisecond)
+		if errno != 0 {
+			return fmt.Errorf("poll: %w", errno)
+		}
+		now = c.now()
+		for i := range events {
+			c.happened(&events[i], now)
+		}
+	}
+}
+
+// openKept opens the kept connections, a few at a time, and asks once on each: a connection that was never used proves nothing.
+func (c *crowd) openKept() error {
+	const atOnce, each = 20, 10 * time.Millisecond
+	opening := time.Duration(-each)
+	for begun := 0; c.settled < c.keep; {
+		now := c.now()
+		if now > keptWithin {
+			return fmt.Errorf("only %d of %d connections to keep were opened in %s", c.settled, c.keep, keptWithin)
+		}
+		if now-opening >= each {
+			opening = now
+			// Those that were refused are opened again.
+			for ; begun-len(c.tally.Ends) < min(c.keep, c.settled+atOnce); begun++ {
+				if errno := c.begin(now, keptOpening, 0); errno != 0 {
+					return fmt.Errorf("connect to %s: %w", c.Target, errno)
+				}
+			}
+		}
+		events, errno := c.poller.wait(each)
+		if errno != 0 {
+			return fmt.Errorf("poll: %w", errno)
+		}
+		for i := range events {
+			c.happened(&events[i], now)
+		}
+	}
+	c.tally.Ends = nil
+	return nil
+}
+
+// beginDue makes the attempts whose time has come: fresh ones, and repeats.
+func (c *crowd) beginDue(now time.Duration) {
+	if c.AtOnce > 0 {
+		for c.flying < c.atOnce && c.begin(now, connecting, 0) == 0 {
+		}
+		return
+	}
+	rate := float64(c.rate.Load()) / 1000 * c.share
+	if rate <= 0 {
+		c.due = now.Seconds()
+	}
+	for n := 0; rate > 0 && c.due <= now.Seconds() && n < 1000; n++ {
+		if now.Seconds()-c.due > behindAfter.Seconds() {
+			c.tally.Behind++
+		}
+		c.begin(now, connecting, 0)
+		c.due += 1 / rate
+	}
+	for c.repeats.len() > 0 && c.repeats.first().at <= now {
+		c.begin(now, connecting, c.repeats.pop().try)
+	}
+}
+
+// begin connects from the next source.
+func (c *crowd) begin(now time.Duration, state placeState, try uint8) unix.Errno {
+	if len(c.free) == 0 {
+		c.judge(now, now, try, Local)
+		return unix.EMFILE
+	}
+	c.source = c.source%uint16(c.Sources) + 1
+	c.from.setHost(c.sources + c.source)
+	fd, errno := dial(c.from, c.to)
+	if errno != 0 {
+		if state == keptOpening {
+			return errno
+		}
+		c.judge(now, now, try, connectOutcome(errno))
+		return errno
+	}
+	i := c.free[len(c.free)-1]
+	c.free = c.free[:len(c.free)-1]
+	p := &c.places[i]
+	p.fd, p.state, p.try, p.at, p.since = fd, state, try, now, now
+	if state != keptOpening {
+		c.flying++
+		c.open.push(c.places, i)
+	}
+	if errno = c.poller.add(fd, i, p.generation); errno != 0 && state == keptOpening {
+		c.release(i)
+	} else if errno != 0 {
+		c.finish(i, Local, now)
+	}
+	return errno
+}
+
+func connectOutcome(errno unix.Errno) Outcome {
+	switch errno {
+	case unix.ECONNREFUSED:
+		return Refused
+	case unix.ECONNRESET:
+		return Reset
+	case unix.ETIMEDOUT, unix.EHOSTUNREACH, unix.ENETUNREACH:
+		return Timeout // as a client sees it: nobody answered
+	}
+	return Local
+}

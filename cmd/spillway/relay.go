@@ -316,6 +316,9 @@ func (r *relayServer) writeMetrics(w io.Writer) {
 		"# HELP spillway_build_info Always 1; the labels tell the build.\n")
 	metrics.WriteCounterUint64(w, "spillway_log_dropped_total", r.logs.Dropped())
 	metrics.WriteGaugeUint64(w, fmt.Sprintf("spillway_build_info{version=%q,go=%q}", version(), runtime.Version()), 1)
+	if path, ok := r.path.(*proxy.Path); ok {
+		path.WriteMetrics(w)
+	}
 	r.door.WriteMetrics(w)
 }
 

@@ -76,6 +76,7 @@ func (l *loop) pump(c *conn, from, to *half) bool {
 				return false
 			}
 			moved += n
+			l.heard(c, from)
 			continue
 		}
 		b := l.buf[maxHeader:]
@@ -93,6 +94,7 @@ func (l *loop) pump(c *conn, from, to *half) bool {
 			continue
 		}
 		moved += n
+		l.heard(c, from)
 		from.streak = fill(from.streak, n)
 		more := 0
 		if n < len(b) && !from.failed { // it was all there is, until the next event
@@ -117,6 +119,13 @@ func (l *loop) pump(c *conn, from, to *half) bool {
 				return false
 			}
 		}
+	}
+}
+
+// heard counts what a backend says: a sign of life, however late its health is told.
+func (l *loop) heard(c *conn, from *half) {
+	if from == &c.backend {
+		l.p.backends[c.target].spoken.Add(1)
 	}
 }
 

@@ -17,11 +17,14 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/VictoriaMetrics/metrics"
 
 	"spillway/relay"
 )
@@ -71,7 +74,7 @@ type backend struct {
 	addr       address
 	connecting atomic.Int64
 
-	opened, down, budget atomic.Uint64
+	opened, down, budget, spoken atomic.Uint64
 }
 
 // stats are the counters behind Stats.
@@ -208,12 +211,26 @@ func (p *Path) Counts() (relay.Counts, error) {
 	for _, b := range p.backends {
 		c.Backends = append(c.Backends, relay.BackendCounts{
 			Opened: b.opened.Load(), Down: b.down.Load(), Budget: b.budget.Load(), Unanswered: int(b.connecting.Load()),
+			Spoken: b.spoken.Load(),
 		})
 	}
 	if p.sources != nil {
 		c.Source = p.sources.refused.Load()
 	}
 	return c, nil
+}
+
+// WriteMetrics writes Stats in Prometheus's text format.
+func (p *Path) WriteMetrics(w io.Writer) {
+	s := p.Stats()
+	for _, ended := range []struct {
+		name string
+		n    uint64
+	}{{"connect", s.Failed}, {"no_backend", s.Nobody}, {"idle", s.Idle}, {"reset", s.Reset}, {"buffers", s.Buffers}} {
+		metrics.WriteCounterUint64(w, fmt.Sprintf("spillway_relay_proxy_ended_total{why=%q}", ended.name), ended.n)
+	}
+	metrics.WriteCounterUint64(w, "spillway_relay_proxy_retried_total", s.Retried)
+	metrics.WriteCounterUint64(w, "spillway_relay_proxy_accept_paused_total", s.Files)
 }
 
 // Stats are totals since Open.

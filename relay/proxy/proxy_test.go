@@ -189,6 +189,9 @@ func TestBackendSpeaksFirst(t *testing.T) {
 	if string(got) != "220 ready\r\n" {
 		t.Errorf("got %q", got)
 	}
+	if n := counts(t, p).Backends[0].Spoken; n != 1 {
+		t.Errorf("heard of it: got %d reads, want 1", n)
+	}
 	say(t, c, "hello")
 }
 

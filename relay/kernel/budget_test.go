@@ -72,6 +72,7 @@ func TestABackendThatVanishesGetsItsBudgetOnly(t *testing.T) {
 			t.Errorf("%d open: %v; want refused", open1, err)
 		}
 		must(t, p.Close())
+		must(t, Revert()) // who waits would be taken over
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"pgregory.net/rapid"
+
 	"spillway/relay"
 )
 
@@ -45,6 +47,33 @@ func openAndApply(t *testing.T, cfg Config) {
 		t.Errorf("%+v: what was down is not taken over", cfg)
 	}
 	must(t, p.Close())
+}
+
+// FuzzOpen seldom gets past the check; this one mostly does.
+func TestTheKernelTakesWhatPassesTheCheck(t *testing.T) {
+	newLab(t, 0)
+	rapid.Check(t, func(r *rapid.T) {
+		port := func() uint16 { return uint16(rapid.IntRange(1, 65535).Draw(r, "port")) }
+		addr := func(any bool) netip.Addr {
+			n := byte(rapid.IntRange(1, 200).Draw(r, "host"))
+			switch k := rapid.IntRange(0, 2).Draw(r, "kind"); {
+			case k == 0 && any:
+				return netip.Addr{}
+			case k == 1:
+				return netip.AddrFrom16([16]byte{0xfd, 15: n})
+			}
+			return netip.AddrFrom4([4]byte{10, 0, 0, n})
+		}
+		cfg := Config{Masquerade: rapid.Bool().Draw(r, "masquerade"), Budget: rapid.IntRange(minBudget, maxBudget).Draw(r, "budget"),
+			PerSource: rapid.SampledFrom([]int{0, 1, 1000, maxSource}).Draw(r, "per source")}
+		for range rapid.IntRange(1, 5).Draw(r, "listen") {
+			cfg.Listen = append(cfg.Listen, netip.AddrPortFrom(addr(true), port()))
+		}
+		for range rapid.IntRange(1, 5).Draw(r, "backends") {
+			cfg.Backends = append(cfg.Backends, relay.Backend{Addr: netip.AddrPortFrom(addr(false), port()), Weight: 1})
+		}
+		openAndApply(t, cfg)
+	})
 }
 
 // The largest table there is goes into one transaction.

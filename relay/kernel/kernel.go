@@ -1,17 +1,18 @@
 // Package kernel has the kernel forward connections and refuse them: a Path of nf_tables and conntrack, which goes on when this
 // process does not. A packet passes, in order (rules.go):
 //
-//	segments    every packet, its flow known, its addresses not yet translated: what is of a backend that is down is refused, a
-//	            backend's first sign of life frees a place, a segment without a flow is refused
+//	segments    every packet, its flow known, its addresses not yet translated: while a backend is down what is of its flows is
+//	            refused (dead); a backend's first sign of life frees a place (signs)
 //	new         the first packet of a flow: hashed by its source to a slot, and so to a backend's chain; refused there if the backend
 //	            is down, or if as many as its budget has wait for its first sign of life
+//	own         a segment of no flow is refused
 //	size        SYNs that are forwarded: segments no larger than the tunnel takes
 //	masquerade  where configured, the backend sees this machine's address
 //
 // What the relay says again each second ends by itself when it does not: a killed relay leaves forwarding, not refusing.
 //
 //	Open           takes over or makes the table (table.go, sets.go), in one transaction
-//	Path.Apply     changes elements of sets, nothing else
+//	Path.Apply     changes elements of sets; when the first backend goes down and the last comes back, a rule, too
 //	Path.Cut       ends the flows of a backend that has died (cut.go)
 //	Path.Close     leaves the table; Revert removes it
 //
@@ -161,6 +162,7 @@ func (p *Path) Apply(plan relay.Plan) error {
 		b := &batch{}
 		p.cfg.fill(b, &plan, &p.plan)
 		p.cfg.refresh(b, &plan, &p.plan, nil)
+		p.cfg.watch(b, &plan, &p.plan)
 		if err = p.commit(b); errors.Is(err, unix.ENOENT) {
 			whole, err = false, nil // it went between the look and now
 		}
@@ -249,6 +251,7 @@ func (p *Path) Counts() (relay.Counts, error) {
 	for i := range c.Backends {
 		b := &c.Backends[i]
 		b.Opened, b.Down, b.Budget = total(chainOf("opened", i)), total(chainOf("down", i)), total(chainOf("budget", i))
+		b.Spoken = total(chainOf("spoken", i))
 		var err error
 		b.Unanswered, err = p.unanswered(i)
 		errs = append(errs, err)

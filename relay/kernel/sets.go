@@ -95,7 +95,7 @@ func (cfg Config) sets() []set {
 				continue
 			}
 			backends.elements = append(backends.elements, element{key: key(b.Addr)})
-			from.elements = append(from.elements, element{key: key(b.Addr), goTo: chainOf("from", i)})
+			from.elements = append(from.elements, element{key: key(b.Addr), goTo: chainOf("alive", i)})
 			refused.elements = append(refused.elements, element{key: key(b.Addr), goTo: chainOf("refused", i)})
 			for k, n := range cfg.waiting() {
 				waiting = append(waiting, set{name: waitingSet(i, k), typ: typ, keyBytes: keyBytes, flags: unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL, size: n})

@@ -3,6 +3,7 @@ package kernel
 import (
 	"fmt"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/google/nftables/userdata"
@@ -26,18 +27,19 @@ var bases = []base{
 	{"untracked", "filter", unix.NF_INET_LOCAL_OUT, -300},
 	{"segments", "filter", unix.NF_INET_PRE_ROUTING, -150},
 	{"new", "nat", unix.NF_INET_PRE_ROUTING, -100},
+	{"own", "filter", unix.NF_INET_LOCAL_IN, -150},
 	{"size", "filter", unix.NF_INET_FORWARD, -150},
 	{"masquerade", "nat", unix.NF_INET_POST_ROUTING, 100},
 }
 
 // chains are those that are not called by the kernel.
 func (cfg Config) chains() []string {
-	var all []string
+	all := []string{"dead", "signs", "syn"}
 	for _, f := range cfg.families() {
-		all = append(all, "segments"+f.name, "inbound"+f.name, "refused"+f.name, "new"+f.name)
+		all = append(all, "refused"+f.name, "own"+f.name, "new"+f.name)
 		for i, b := range cfg.Backends {
 			if familyOf(b.Addr.Addr()) == f {
-				all = append(all, chainOf("to", i), chainOf("from", i), chainOf("alive", i), chainOf("refused", i))
+				all = append(all, chainOf("to", i), chainOf("alive", i), chainOf("refused", i))
 			}
 		}
 	}
@@ -48,7 +50,7 @@ func (cfg Config) chains() []string {
 func (cfg Config) counters() []string {
 	all := []string{"no_flow", "source"}
 	for i := range cfg.Backends {
-		all = append(all, chainOf("opened", i), chainOf("down", i), chainOf("budget", i))
+		all = append(all, chainOf("opened", i), chainOf("down", i), chainOf("budget", i), chainOf("spoken", i))
 	}
 	return all
 }
@@ -65,6 +67,7 @@ func (cfg Config) install(p *relay.Plan, down []time.Duration, replace bool) *ba
 	cfg.build(b, cfg.mark())
 	cfg.fill(b, p, nil)
 	cfg.refresh(b, p, nil, down)
+	cfg.watch(b, p, nil)
 	return b
 }
 
@@ -90,7 +93,12 @@ func (cfg Config) build(b *batch, mark string) *batch {
 		b.add(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, "set "+s.name, s.attrs(i+1))
 		b.addElements(s.name, s.elements...)
 	}
-	for _, r := range cfg.rules(mark) {
+	b.addRules(cfg.rules(mark))
+	return b
+}
+
+func (b *batch) addRules(rules []rule) {
+	for _, r := range rules {
 		attrs := appendText(appendText(nil, unix.NFTA_RULE_TABLE, TableName), unix.NFTA_RULE_CHAIN, r.chain)
 		var steps []byte
 		for _, s := range r.steps {
@@ -102,7 +110,6 @@ func (cfg Config) build(b *batch, mark string) *batch {
 		}
 		b.add(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, "rule of "+r.chain, attrs)
 	}
-	return b
 }
 
 // fill changes the slots from what old has, or fills them if it is nil.
@@ -116,6 +123,22 @@ func (cfg Config) fill(b *batch, p, old *relay.Plan) {
 		b.deleteElements("slots"+f.name, gone...)
 		b.addElements("slots"+f.name, add...)
 	}
+}
+
+// watch has each segment looked at while some backend is down, and not while none is.
+func (cfg Config) watch(b *batch, p, old *relay.Plan) {
+	now, before := slices.Contains(p.Down, true), old != nil && slices.Contains(old.Down, true)
+	switch {
+	case now && !before:
+		b.addRules(cfg.deadRules())
+	case before && !now:
+		b.clear("dead")
+	}
+}
+
+// clear takes all rules out of a chain.
+func (b *batch) clear(chain string) {
+	b.add(unix.NFT_MSG_DELRULE, 0, "rules of "+chain, appendText(appendText(nil, unix.NFTA_RULE_TABLE, TableName), unix.NFTA_RULE_CHAIN, chain))
 }
 
 // refresh says again what the kernel would forget: which backends are down, for the times in down or for relay.Forget, and which
@@ -175,7 +198,11 @@ func setAttrs(set string) []byte {
 // uses is how often each chain is used with p, as the kernel counts it: by its own rules, and by what leads to it.
 func (cfg Config) uses(p *relay.Plan) map[string]uint32 {
 	n := map[string]uint32{}
-	for _, r := range cfg.rules("") {
+	rules := cfg.rules("")
+	if slices.Contains(p.Down, true) {
+		rules = append(rules, cfg.deadRules()...)
+	}
+	for _, r := range rules {
 		n[r.chain]++
 		for _, s := range r.steps {
 			if to := attribute(s, unix.NFTA_LIST_ELEM, unix.NFTA_EXPR_DATA, unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT, unix.NFTA_VERDICT_CHAIN); to != nil {

@@ -65,7 +65,7 @@ func ownMark(s *socket) (exists bool, found string, err error) {
 	if err != nil {
 		return false, "", err
 	}
-	attrs := appendText(appendText(nil, unix.NFTA_RULE_TABLE, TableName), unix.NFTA_RULE_CHAIN, "segments")
+	attrs := appendText(appendText(nil, unix.NFTA_RULE_TABLE, TableName), unix.NFTA_RULE_CHAIN, "untracked")
 	rules, err := s.dump(unix.NFT_MSG_GETRULE, attrs)
 	for _, r := range rules {
 		comment, _ := userdata.GetString(attribute(r, unix.NFTA_RULE_USERDATA), userdata.TypeComment)
@@ -101,6 +101,11 @@ func (p *Path) adopt() (bool, error) {
 		p.earlier[name] = -n // modulo 2^64; the sum is what is new
 	}
 	p.plan = plan
+	if !slices.Contains(plan.Down, true) {
+		b := &batch{} // an earlier relay's refusal has ended, and what looks for it is there still
+		b.clear("dead")
+		return true, p.commit(b)
+	}
 	return true, nil
 }
 

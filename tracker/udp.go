@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -95,9 +94,15 @@ func (u *UDP) Serve() error {
 	var serving sync.WaitGroup
 	failed := make(chan error, len(u.socks))
 	for _, s := range u.socks {
-		w := &udpWorker{UDP: u, sock: s, handler: newUDPHandler(u.tracker, u, &u.key)}
 		serving.Go(func() {
-			err := s.raw.Read(w.serve) // waits for packets when serve says that there are none
+			w, err := newUDPWorker(u, s)
+			if err != nil {
+				failed <- err
+				u.Close()
+				return
+			}
+			defer w.turn.file.Close()
+			err = s.raw.Read(w.serve) // waits for packets when serve says that there are none
 			if err == nil {
 				err = w.err
 			}
@@ -134,14 +139,24 @@ type udpWorker struct {
 	*UDP
 	sock    *udpSocket
 	handler *udpHandler
+	turn    *udpTurn
 	err     error
 
 	// Of the batch in hand: packets there are, the next to look at, replies so far.
 	n, next, replies int
 }
 
+func newUDPWorker(u *UDP, s *udpSocket) (*udpWorker, error) {
+	turn, err := newUDPTurn()
+	if err != nil {
+		return nil, err
+	}
+	return &udpWorker{UDP: u, sock: s, handler: newUDPHandler(u.tracker, u, &u.key), turn: turn}, nil
+}
+
 // serve answers what is there, and returns false when there is no more. The poller calls it when there may be.
 func (w *udpWorker) serve(fd uintptr) (done bool) {
+	w.turn.rested(time.Now())
 	for !w.closed.Load() {
 		n, errno := w.sock.receive(fd)
 		switch errno {
@@ -155,7 +170,8 @@ func (w *udpWorker) serve(fd uintptr) (done bool) {
 			return true
 		}
 		w.n, w.next, w.replies = n, 0, 0
-		w.handler.begin(time.Now())
+		now := time.Now()
+		w.handler.begin(now)
 		for w.next < n {
 			w.answer()
 		}
@@ -165,8 +181,7 @@ func (w *udpWorker) serve(fd uintptr) (done bool) {
 		for i := range n {
 			w.sock.rewind(i)
 		}
-		// A flood of packets never waits, and others of this core are to have their turn.
-		runtime.Gosched()
+		w.turn.give(now)
 	}
 	return true
 }

@@ -64,7 +64,11 @@ func BenchmarkUDPBatch(b *testing.B) {
 		}
 		defer u.Close()
 		s := u.socks[0]
-		w := &udpWorker{UDP: u, sock: s, handler: newUDPHandler(tracker, u, &u.key)}
+		w, err := newUDPWorker(u, s)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer w.turn.file.Close()
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			b.Fatal(err)

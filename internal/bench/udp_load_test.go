@@ -175,7 +175,7 @@ func (c *udpClient) send(k int) error {
 	return nil
 }
 
-// receive takes what is there, which must be announces' replies.
+// receive takes what is there, which must be announces' replies with as many peers as were asked for: one that is shed costs less.
 func (c *udpClient) receive() (int, error) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(c.fd), uintptr(unsafe.Pointer(&c.in[0])), udpLoadBatch, unix.MSG_DONTWAIT, 0, 0)
 	switch {
@@ -185,7 +185,7 @@ func (c *udpClient) receive() (int, error) {
 		return 0, fmt.Errorf("read replies: %w", errno)
 	}
 	for i := range int(n) {
-		if c.in[i].n < 20 || c.replies[i][3] != 1 {
+		if c.replies[i][3] != 1 || c.Event == 0 && int(c.in[i].n) != 20+6*c.NumWant {
 			return 0, fmt.Errorf("not a served announce: %q", c.replies[i][:c.in[i].n])
 		}
 	}

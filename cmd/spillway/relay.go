@@ -159,12 +159,11 @@ func (r *relayServer) openPath(backends []relay.Backend) error {
 			if cfg.Mode == "auto" {
 				why = "nftables can be used here"
 			}
-		} else if cfg.Mode == "kernel" || !errors.Is(err, kernel.ErrUnavailable) {
+		} else if cfg.Mode == "kernel" || errors.Is(err, kernel.ErrRunning) {
 			return err
 		} else {
-			why = fmt.Sprintf("%v", err)
-			r.log.Warn("the kernel cannot forward for us, so this program does, which costs several times as much; "+
-				"run it as root, or give it CAP_NET_ADMIN and CAP_NET_RAW", "err", err)
+			why = err.Error()
+			r.log.Warn("the kernel cannot forward for us, so this program does, at twice the cost", "err", err)
 		}
 	}
 	if r.path == nil {
@@ -188,11 +187,7 @@ func (r *relayServer) openPath(backends []relay.Backend) error {
 // openKernel sets the kernel's settings and makes the table.
 func (r *relayServer) openKernel(backends []relay.Backend) (masquerade bool, err error) {
 	cfg := r.cfg.Relay
-	masquerade = cfg.Masquerade == "on"
-	if cfg.Masquerade == "auto" {
-		masquerade = r.mustMasquerade(backends)
-	}
-	kernelCfg := kernel.Config{Backends: backends, Masquerade: masquerade, Budget: cfg.Budget, PerSource: cfg.PerSource}
+	kernelCfg := kernel.Config{Backends: backends, Budget: cfg.Budget, PerSource: cfg.PerSource}
 	for _, text := range cfg.Listen {
 		at, err := config.ParseRelayListen(text)
 		if err != nil {
@@ -200,13 +195,18 @@ func (r *relayServer) openKernel(backends []relay.Backend) (masquerade bool, err
 		}
 		kernelCfg.Listen = append(kernelCfg.Listen, at)
 	}
+	if err := kernel.Available(kernelCfg); err != nil {
+		return false, err
+	}
+	masquerade = cfg.Masquerade == "on" || cfg.Masquerade == "auto" && r.mustMasquerade(backends)
+	kernelCfg.Masquerade = masquerade
 	path, err := kernel.Open(kernelCfg, r.logs.Limited)
 	if err != nil {
 		return false, err
 	}
 	r.path = path
 	// Only now: a relay that cannot start changes nothing.
-	r.applyProfile(profile.Kernel, backends)
+	r.applyProfile(profile.Kernel)
 	r.warnOfNeighbours(backends)
 	return masquerade, nil
 }
@@ -244,7 +244,7 @@ func (r *relayServer) warnOfNeighbours(backends []relay.Backend) {
 
 func (r *relayServer) openProxy(backends []relay.Backend) error {
 	cfg := r.cfg.Relay
-	r.applyProfile(profile.Proxy, backends)
+	r.applyProfile(profile.Proxy)
 	path, err := proxy.Open(proxy.Config{
 		Listen: cfg.Listen, Backends: backends, Budget: cfg.Budget, PerSource: cfg.PerSource,
 		MaxConns: cfg.Proxy.MaxConns, SendProxy: cfg.Proxy.SendProxy,
@@ -266,7 +266,7 @@ func relayOptions(cfg config.Relay, role profile.Role) profile.Options {
 }
 
 // applyProfile sets what can be set, and says what cannot.
-func (r *relayServer) applyProfile(role profile.Role, backends []relay.Backend) {
+func (r *relayServer) applyProfile(role profile.Role) {
 	r.keys = profile.Keys(profile.ProcSys, relayOptions(r.cfg.Relay, role))
 	changed, problems := profile.Apply(profile.ProcSys, filepath.Join(r.cfg.DataDir, relayStateFile), r.keys)
 	for _, c := range changed {

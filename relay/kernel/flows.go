@@ -95,9 +95,6 @@ func (g *portGauge) used(backends []netip.AddrPort) (float64, error) {
 	return g.share, nil
 }
 
-// portsUsed is portGauge.used without a memory.
-func portsUsed(backends []netip.AddrPort) (float64, error) { return new(portGauge).used(backends) }
-
 func countPorts(backends []netip.AddrPort) (share float64, err error) {
 	c, err := openConntrack()
 	if err != nil {

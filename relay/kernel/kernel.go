@@ -47,6 +47,7 @@ type Path struct {
 	log     *slog.Logger
 	cutter  *cutter
 	cutting sync.RWMutex // held for reading by Cut, so that Close does not close under it
+	ports   portGauge
 
 	mu      sync.Mutex // guards what follows, and is held over netlink: milliseconds
 	socket  *socket
@@ -60,6 +61,22 @@ type Path struct {
 }
 
 var _ relay.Path = (*Path)(nil)
+
+// Available tells why the kernel could not forward as cfg says: for want of a right, of nf_tables, or because cfg asks for what it
+// cannot do, such as a backend on this machine. It changes nothing.
+func Available(cfg Config) error {
+	if _, err := cfg.check(); err != nil {
+		return err
+	}
+	s, err := dial()
+	if err != nil {
+		return unavailable(err)
+	}
+	if _, _, err = owner(s); err != nil {
+		err = unavailable(err)
+	}
+	return errors.Join(err, s.close())
+}
 
 // Open makes the table, or takes it over from an earlier relay, so that neither forwarding is interrupted nor the refusal of a
 // backend that is down (take.go). Until the first Apply sources go where they went, or are spread by weight. If Open fails nothing is
@@ -238,13 +255,32 @@ func (p *Path) Cut(backend int, cancelled <-chan struct{}) (flows int, err error
 
 // Counts reads the counters, and looks at who waits. What cannot be had is zero, and in the error.
 func (p *Path) Counts() (relay.Counts, error) {
+	c, errs := p.tableCounts()
+	var err error
+	c.Conntrack, c.ConntrackMax, c.InsertFailed, err = conntrackCounts()
+	errs = append(errs, err)
+	if p.cfg.Masquerade {
+		addrs := make([]netip.AddrPort, len(p.cfg.Backends))
+		for i, b := range p.cfg.Backends {
+			addrs[i] = b.Addr
+		}
+		c.PortsUsed, err = p.ports.used(addrs)
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return c, fmt.Errorf("relay: kernel: counts: %w", err)
+	}
+	return c, nil
+}
+
+// tableCounts are those of our table.
+func (p *Path) tableCounts() (c relay.Counts, errs []error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c := relay.Counts{Backends: make([]relay.BackendCounts, len(p.cfg.Backends))}
+	c.Backends = make([]relay.BackendCounts, len(p.cfg.Backends))
 	if p.closed {
-		return c, errors.New("relay: kernel: the path is closed")
+		return c, []error{errors.New("the path is closed")}
 	}
-	var errs []error
 	errs = append(errs, p.readCounters())
 	total := func(name string) uint64 { return p.earlier[name] + p.counted[name] }
 	c.NoFlow, c.Source = total("no_flow"), total("source")
@@ -256,21 +292,7 @@ func (p *Path) Counts() (relay.Counts, error) {
 		b.Unanswered, err = p.unanswered(i)
 		errs = append(errs, err)
 	}
-	var err error
-	c.Conntrack, c.ConntrackMax, c.InsertFailed, err = conntrackCounts()
-	errs = append(errs, err)
-	if p.cfg.Masquerade {
-		addrs := make([]netip.AddrPort, len(p.cfg.Backends))
-		for i, b := range p.cfg.Backends {
-			addrs[i] = b.Addr
-		}
-		c.PortsUsed, err = portsUsed(addrs)
-		errs = append(errs, err)
-	}
-	if err := errors.Join(errs...); err != nil {
-		return c, fmt.Errorf("relay: kernel: counts: %w", err)
-	}
-	return c, nil
+	return c, errs
 }
 
 // readCounters asks for all at once. One that has gone back was reset by somebody, or its table made again.

@@ -1,0 +1,234 @@
+package shared
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"spillway/tracker/swarm"
+)
+
+// redisLink is what is known of Redis.
+type redisLink struct {
+	client    atomic.Pointer[redis.UniversalClient] // nil until somebody has answered once
+	clustered atomic.Bool
+	breakers  [laneCount]breaker
+	skewNs    atomic.Int64 // how far Redis's clock is ahead of ours
+	markers   [laneCount]string
+	seen      [laneCount]string // the markers' values; only watchRedis looks at them
+}
+
+var errConnecting = errors.New("not connected yet")
+
+func (r *redisLink) init() {
+	for i := range r.breakers {
+		r.breakers[i].fail(errConnecting, time.Now())
+	}
+}
+
+// markLanes finds a key for each lane that is in its slots.
+func (s *Store) markLanes() {
+	for n, found := 0, 0; found < laneCount; n++ {
+		name := fmt.Sprintf("marker:%d", n)
+		i := slotOf(s.cfg.Prefix, []byte(name)) >> (slotBits - laneBits)
+		if s.redis.markers[i] == "" {
+			s.redis.markers[i] = s.cfg.Prefix + name
+			found++
+		}
+	}
+}
+
+// clock is Redis's, as far as it is known: nodes whose clocks differ must agree on who has expired.
+func (s *Store) clock() time.Time {
+	return s.cfg.Now().Add(s.skew())
+}
+
+func (s *Store) skew() time.Duration { return time.Duration(s.redis.skewNs.Load()) }
+
+// watchRedis connects, and then looks once a second whether Redis is there, what its clock says and whether it has lost what it
+// was told.
+func (s *Store) watchRedis(ctx context.Context) {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		if s.redis.client.Load() == nil {
+			s.connect(ctx)
+		}
+		if s.redis.client.Load() != nil {
+			s.look(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// connect finds out whom it has to do with. It fails for as long as nobody answers, which is no reason not to serve.
+func (s *Store) connect(ctx context.Context) {
+	var err error
+	for _, addr := range s.cfg.Addrs {
+		single := redis.NewClient(s.options(addr))
+		mode := s.cfg.Cluster
+		if mode == "" || mode == "auto" {
+			if mode, err = clusterMode(ctx, single); err != nil {
+				_ = single.Close()
+				continue
+			}
+		} else if err = single.Ping(ctx).Err(); err != nil {
+			_ = single.Close()
+			continue
+		}
+		var client redis.UniversalClient = single
+		if mode == "on" {
+			_ = single.Close()
+			client = redis.NewClusterClient(s.clusterOptions())
+		}
+		s.redis.clustered.Store(mode == "on")
+		s.redis.client.Store(&client)
+		if mode == "on" {
+			s.active.Store(laneCount)
+		} else {
+			s.active.Store(soloSenders)
+		}
+		s.log.Info("redis connected", "addr", addr, "cluster", mode == "on")
+		s.wakeAll()
+		return
+	}
+	if err != nil && ctx.Err() == nil {
+		for i := range s.redis.breakers {
+			s.redis.breakers[i].fail(err, time.Now())
+		}
+		s.metrics.failed.Add(1)
+	}
+}
+
+func clusterMode(ctx context.Context, c *redis.Client) (string, error) {
+	info, err := c.Info(ctx, "cluster").Result()
+	if err != nil {
+		return "", err
+	}
+	if strings.Contains(info, "cluster_enabled:1") {
+		return "on", nil
+	}
+	return "off", nil
+}
+
+func (s *Store) options(addr string) *redis.Options {
+	network := "tcp"
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		network, addr = "unix", path
+	}
+	o := &redis.Options{
+		Network: network, Addr: addr, Username: s.cfg.Username, Password: s.cfg.Password, DB: s.cfg.DB,
+		// What failed is tried again by us, with what has come together since.
+		MaxRetries: -1, DialerRetries: 1,
+		DialTimeout: 5 * s.cfg.Wait, ReadTimeout: 5 * s.cfg.Wait, WriteTimeout: 5 * s.cfg.Wait, PoolTimeout: 5 * s.cfg.Wait,
+		ContextTimeoutEnabled: true,
+		PoolSize:              soloSenders + 4,
+		DisableIdentity:       true,
+		Protocol:              2, // nothing of RESP3 is used; push messages are not wanted
+		// No hidden traffic: what this sends is in script.lua and here.
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
+	if s.cfg.TLS {
+		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	return o
+}
+
+func (s *Store) clusterOptions() *redis.ClusterOptions {
+	o := s.options(s.cfg.Addrs[0])
+	return &redis.ClusterOptions{
+		Addrs: s.cfg.Addrs, Username: o.Username, Password: o.Password,
+		MaxRedirects: 3, MaxRetries: -1, DialerRetries: 1,
+		DialTimeout: o.DialTimeout, ReadTimeout: o.ReadTimeout, WriteTimeout: o.WriteTimeout, PoolTimeout: o.PoolTimeout,
+		ContextTimeoutEnabled: true, PoolSize: laneCount + 4, DisableIdentity: true, Protocol: 2, TLSConfig: o.TLSConfig,
+		MaintNotificationsConfig: o.MaintNotificationsConfig,
+	}
+}
+
+// look reads Redis's clock and the markers. A marker is a key of chance, one a lane, made by whoever first finds it missing; if it
+// has changed, or is gone, Redis has lost more than it.
+func (s *Store) look(ctx context.Context) {
+	client := *s.redis.client.Load()
+	ctx, cancel := context.WithTimeout(ctx, 5*s.cfg.Wait)
+	defer cancel()
+	pipe := client.Pipeline()
+	began := time.Now()
+	clock := pipe.Time(ctx)
+	value := rand64()
+	var set, get [laneCount]*redis.Cmd
+	for i, key := range s.redis.markers {
+		set[i] = pipe.Do(ctx, "set", key, value, "nx")
+		get[i] = pipe.Do(ctx, "get", key)
+	}
+	_, _ = pipe.Exec(ctx) // each command has its own error
+	if at, err := clock.Result(); err == nil {
+		skew := at.Sub(began.Add(time.Since(began) / 2))
+		if skew.Abs() < 2*time.Second {
+			skew = 0 // a tick has four
+		}
+		s.redis.skewNs.Store(int64(skew))
+	}
+	for i := range s.lanes {
+		b := s.breaker(&s.lanes[i])
+		got, err := get[i].Text()
+		if err == nil {
+			_, err = set[i].Result()
+			if errors.Is(err, redis.Nil) { // it was there
+				err = nil
+			}
+		}
+		if err != nil {
+			if ctx.Err() == nil || errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				s.opened(b, err)
+			}
+			continue
+		}
+		s.healed(b)
+		if old := s.redis.seen[i]; got != old {
+			// Nobody's, when this node has just started: then what it has from its snapshot is news.
+			if old != "" || got == value {
+				s.metrics.lost.Add(1)
+				s.refill.need()
+			}
+			s.redis.seen[i] = got
+		}
+	}
+}
+
+// opened and healed log the change, once.
+func (s *Store) opened(b *breaker, err error) {
+	if forgets(err) {
+		s.refill.need()
+	}
+	if b.fail(err, time.Now()) {
+		s.metrics.degraded.Add(1)
+		s.log.Warn("redis does not answer, going on with what this node knows", "why", reasonOf(err))
+	}
+}
+
+func (s *Store) healed(b *breaker) {
+	if took := b.heal(time.Now()); took > 0 {
+		s.log.Info("redis answers", "after", took.Round(time.Millisecond))
+		s.wakeAll()
+	}
+}
+
+func (s *Store) close() {
+	if client := s.redis.client.Load(); client != nil {
+		_ = (*client).Close()
+	}
+}
+
+func hexOf(h *swarm.InfoHash) string { return hex.EncodeToString(h[:]) }

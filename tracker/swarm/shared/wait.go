@@ -1,0 +1,110 @@
+package shared
+
+import (
+	"sync"
+	"time"
+
+	"spillway/tracker/swarm"
+)
+
+// A waiter is a request that waits for a view. It is told once.
+type waiter struct {
+	once  sync.Once
+	store *Store
+	ch    chan struct{} // closed, or
+	done  func()        // called
+	timer *time.Timer   // what bounds done's wait; nil with ch
+}
+
+func (w *waiter) tell() {
+	w.once.Do(func() {
+		w.store.waiting.Add(-1)
+		if w.timer != nil {
+			w.timer.Stop()
+		}
+		if w.ch != nil {
+			close(w.ch)
+		} else {
+			w.done()
+		}
+	})
+}
+
+// mayWait registers a waiter for the next thing a call brings to v, or returns nil: when Redis is slow or down, or when too many
+// wait. The lane's lock is held.
+func (s *Store) mayWait(l *lane, v *view) *waiter {
+	if !s.breaker(l).healthy(s.cfg.Wait) {
+		s.metrics.waitSkipped.Add(1)
+		return nil
+	}
+	if int(s.waiting.Add(1)) > s.cfg.MaxWaiting {
+		s.waiting.Add(-1)
+		s.metrics.waitRefused.Add(1)
+		return nil
+	}
+	s.metrics.waits.Add(1)
+	w := &waiter{store: s, ch: make(chan struct{})}
+	v.waiters = append(v.waiters, w)
+	return w
+}
+
+// await waits until all have been told, at most Config.Wait.
+func (s *Store) await(waiters ...*waiter) {
+	began := time.Now()
+	timer := time.NewTimer(s.cfg.Wait)
+	defer timer.Stop()
+	late := false
+	for _, w := range waiters {
+		if late {
+			w.tell()
+			continue
+		}
+		select {
+		case <-w.ch:
+		case <-timer.C:
+			late = true
+			s.metrics.waitTimeouts.Add(1)
+			w.tell()
+		}
+	}
+	s.metrics.waited.observe(time.Since(began))
+}
+
+// Ask tells whether this node can answer an announce or a scrape of the swarm as well as it ever will: what it knows is fresh, or
+// Redis is not to be waited for. If not, a fetch is under way, and done is called once, from another goroutine, when it has
+// come or Config.Wait is over. It is for loops that must not block: put the request aside, and announce when called. done
+// must not block either.
+func (s *Store) Ask(infoHash *swarm.InfoHash, now time.Time, done func()) bool {
+	l := s.lane(infoHash)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	v := l.view(*infoHash, now)
+	if v == nil || !s.cold(v.peersAt, now) {
+		return true
+	}
+	v.want = needPeers
+	w := s.mayWait(l, v)
+	l.push(v)
+	if w == nil {
+		return true
+	}
+	// Nobody can tell w before the lock is given back.
+	w.ch, w.done = nil, done
+	w.timer = time.AfterFunc(s.cfg.Wait, func() {
+		s.metrics.waitTimeouts.Add(1)
+		w.tell()
+	})
+	return false
+}
+
+// old tells whether what is known as of at, Unix ns, should be fetched again; cold, whether that is worth a wait. A clock that was
+// set back makes everything old.
+func (s *Store) old(at int64, now time.Time) bool {
+	age := time.Duration(now.UnixNano() - at)
+	return at == 0 || age > s.cfg.Fresh || age < -s.cfg.Stale
+}
+
+func (s *Store) cold(at int64, now time.Time) bool {
+	age := time.Duration(now.UnixNano() - at)
+	return at == 0 || age > s.cfg.Stale || age < -s.cfg.Stale
+}

@@ -197,7 +197,7 @@ func (t *Tracker) handleAnnounce(ctx *fasthttp.RequestCtx, uri, query, passkey [
 	if s.cfg.ClaimedIP && p.ipCount > 0 && isLocal(addr) {
 		claim(a, p)
 	}
-	t.swarms.Announce(a, now, &b.reply)
+	t.waits.AnnounceWait(a, now, &b.reply)
 	b.out = appendAnnounce(b.out[:0], &announceReply{Reply: &b.reply, intervalSec: interval, external: addr, list: p.list})
 	ctx.Response.Header.SetContentTypeBytes(contentText)
 	ctx.Response.SetBody(b.out)
@@ -281,7 +281,7 @@ func (t *Tracker) handleScrape(ctx *fasthttp.RequestCtx, uri, query, passkey []b
 		t.metrics.scrapeShed.Inc()
 		return
 	}
-	b.counts = t.swarms.Scrape(b.hashes, b.counts[:0])
+	b.counts = t.waits.ScrapeWait(b.hashes, b.counts[:0])
 	for i := range b.hashes {
 		if !s.access.allows(&b.hashes[i]) {
 			b.counts[i] = swarm.Counts{}

@@ -75,9 +75,35 @@ type Swarms interface {
 	Stats() swarm.Stats
 }
 
+// waiter is what a store of swarms has whose answers may have to be fetched. A request over HTTP has a goroutine that may wait for
+// them a little; the loops of UDP and WebSockets go on with what is there.
+type waiter interface {
+	AnnounceWait(a *swarm.Announce, now time.Time, r *swarm.Reply)
+	ScrapeWait(hashes []swarm.InfoHash, dst []swarm.Counts) []swarm.Counts
+}
+
+// waiting makes a waiter of any store.
+func waiting(s Swarms) waiter {
+	if w, ok := s.(waiter); ok {
+		return w
+	}
+	return neverWaits{s}
+}
+
+type neverWaits struct{ Swarms }
+
+func (s neverWaits) AnnounceWait(a *swarm.Announce, now time.Time, r *swarm.Reply) {
+	s.Announce(a, now, r)
+}
+
+func (s neverWaits) ScrapeWait(hashes []swarm.InfoHash, dst []swarm.Counts) []swarm.Counts {
+	return s.Scrape(hashes, dst)
+}
+
 // Tracker answers HTTP. Make one with New; it is safe for concurrent use.
 type Tracker struct {
 	swarms   Swarms
+	waits    waiter // swarms, for those that may wait
 	log      *slog.Logger
 	server   fasthttp.Server
 	upgrades fasthttp.Server // of listeners for WebSockets alone
@@ -114,7 +140,7 @@ const (
 
 // New makes a tracker. The error names the configuration's key.
 func New(cfg Config, swarms Swarms, log *slog.Logger) (*Tracker, error) {
-	t := &Tracker{swarms: swarms, log: log, started: time.Now(), upgrade: cfg.Upgrade, gate: cfg.Gate}
+	t := &Tracker{swarms: swarms, waits: waiting(swarms), log: log, started: time.Now(), upgrade: cfg.Upgrade, gate: cfg.Gate}
 	if t.gate == nil {
 		t.gate = shedder.New(shedder.Config{Disabled: true}, nil, nil, t.started)
 	}

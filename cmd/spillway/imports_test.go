@@ -14,6 +14,7 @@ func TestImports(t *testing.T) {
 	allowed := map[string][]string{
 		"spillway/tracker/swarm":           {},
 		"spillway/tracker/swarm/swarmtest": {"spillway/tracker/swarm"},
+		"spillway/tracker/swarm/shared":    {"spillway/tracker/swarm"},
 		"spillway/shedder":                 {},
 		"spillway/tracker":                 {"spillway/tracker/swarm", "spillway/shedder", "spillway/internal/logx"},
 		"spillway/wsserver":                {"spillway/tracker/swarm", "spillway/shedder", "spillway/internal/logx"},

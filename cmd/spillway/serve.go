@@ -23,6 +23,7 @@ import (
 	"spillway/shedder"
 	"spillway/tracker"
 	"spillway/tracker/swarm"
+	"spillway/tracker/swarm/shared"
 )
 
 type serveCmd struct {
@@ -70,6 +71,9 @@ type server struct {
 
 	lock       *os.File // holds data_dir while it is open
 	table      *swarm.Table
+	swarms     tracker.Swarms // the table, or shared in front of it
+	shared     *shared.Store  // nil unless store.kind is redis
+	endStore   func()         // the same, and until startStore
 	snapshots  *snapshots
 	tracker    *tracker.Tracker
 	gate       *shedder.Gate
@@ -112,6 +116,7 @@ func start(src config.Sources, modes map[shedder.Endpoint]shedder.Mode, stderr i
 		MaxSwarms:        cfg.Store.Memory.MaxSwarms,
 		MaxPeersPerSwarm: cfg.Store.Memory.MaxPeersPerSwarm,
 	})
+	s.newStore()
 	s.snapshots = newSnapshots(s.table, cfg.DataDir, s.log)
 	s.newGate(modes)
 	if err := s.newWebSockets(); err != nil {
@@ -119,7 +124,7 @@ func start(src config.Sources, modes map[shedder.Endpoint]shedder.Mode, stderr i
 	}
 	trackerCfg := trackerConfig(cfg, s.maxConns)
 	trackerCfg.Upgrade, trackerCfg.Gate = s.ws.Upgrade, s.gate
-	if s.tracker, err = tracker.New(trackerCfg, s.table, s.logs.Limited); err != nil {
+	if s.tracker, err = tracker.New(trackerCfg, s.swarms, s.logs.Limited); err != nil {
 		return nil, err
 	}
 	if err := s.open(inherited); err != nil {
@@ -227,6 +232,7 @@ func (s *server) run(stop, hup <-chan os.Signal) error {
 	defer cancel()
 	s.tasks.Go(func() { s.logs.Run(ctx) })
 	s.tasks.Go(func() { s.table.Run(ctx) })
+	s.startStore()
 	s.tasks.Go(func() { s.tracker.Run(ctx) })
 	s.tasks.Go(func() { s.ws.Run(ctx) })
 	s.tasks.Go(func() { s.gate.Run(ctx) })
@@ -300,6 +306,7 @@ func (s *server) stop(cancel context.CancelFunc, why string) error {
 
 	cancel()
 	s.tasks.Wait()
+	s.stopStore()
 	if s.firewall != nil {
 		if err := s.firewall.Close(); err != nil {
 			s.log.Warn("table of nftables left behind, its sources expire by themselves", "err", err)

@@ -27,7 +27,7 @@ func (s *server) adminConfig() admin.Config {
 		Audit:       s.log,
 		Metrics: []func(io.Writer){
 			s.tracker.WriteMetrics, s.gate.WriteMetrics, s.writeMetrics, s.snapshots.writeMetrics, s.door.WriteMetrics, s.ws.WriteMetrics,
-			s.writeUDPMetrics,
+			s.writeUDPMetrics, s.writeStoreMetrics,
 		},
 	}
 	if host, _, err := net.SplitHostPort(s.cfg.Admin.Listen); err == nil && host != "" {
@@ -76,6 +76,7 @@ func (o operator) Status() admin.Status {
 		StoreBytes:    swarms.Bytes,
 		StoreBytesMax: swarms.MaxBytes,
 		LogDropped:    s.logs.Dropped(),
+		Redis:         s.storeStatus(),
 		Load: admin.Load{
 			State:           l.State.String(),
 			Why:             l.Why,
@@ -188,7 +189,7 @@ func (o operator) SetLimit(name string, value int64) error {
 }
 
 func (o operator) Torrent(infoHash [20]byte) (admin.Torrent, bool) {
-	c := o.s.table.Scrape([]swarm.InfoHash{infoHash}, nil)[0]
+	c := o.s.swarms.Scrape([]swarm.InfoHash{infoHash}, nil)[0]
 	t := admin.Torrent{
 		InfoHash: hex.EncodeToString(infoHash[:]), Complete: int(c.Complete), Incomplete: int(c.Incomplete),
 		Downloaded: uint64(c.Downloaded), Downloaders: int(c.Downloaders),

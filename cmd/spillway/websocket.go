@@ -31,7 +31,7 @@ func (s *server) newWebSockets() (err error) {
 	refuses := func(infoHash *swarm.InfoHash, peerID *[20]byte) string { return s.tracker.Refuses(infoHash, peerID) }
 	cfg := wsConfig(s.cfg, s.fitConns(), refuses)
 	cfg.Gate = s.gate
-	if s.ws.Server, err = wsserver.New(cfg, s.table, s.logs.Limited); err != nil {
+	if s.ws.Server, err = wsserver.New(cfg, s.swarms, s.logs.Limited); err != nil {
 		return err
 	}
 	s.ws.SetMode(s.gate.Switches.Mode(shedder.WS))

@@ -56,6 +56,14 @@ type Status struct {
 	Load          Load           `json:"load"`
 	Switches      []Switch       `json:"switches"`
 	Endpoints     []EndpointLoad `json:"endpoints"`
+	Redis         *Redis         `json:"redis,omitempty"` // where swarms are shared
+}
+
+// Redis is how the node gets on with the Redis it shares swarms through. A node that is degraded serves from what it knows.
+type Redis struct {
+	Degraded float64    `json:"degraded"` // share of the swarms that Redis does not answer for
+	Since    *time.Time `json:"since,omitempty"`
+	Why      string     `json:"why,omitempty"` // for a person
 }
 
 // Load is what the shedder thinks and does. Rates are per second over the last seconds.

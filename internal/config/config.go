@@ -119,8 +119,9 @@ type Access struct {
 
 // Store is where swarms live.
 type Store struct {
-	Kind     string   `name:"kind" reload:"restart" help:"memory."`
+	Kind     string   `name:"kind" reload:"restart" help:"memory: of this node alone; redis: shared with other nodes."`
 	Memory   Memory   `embed:"" prefix:"memory."`
+	Redis    Redis    `embed:"" prefix:"redis."`
 	Snapshot Snapshot `embed:"" prefix:"snapshot."`
 }
 
@@ -130,6 +131,18 @@ type Memory struct {
 	Max              Size `name:"max" reload:"restart" help:"Memory for swarms and peers."`
 	MaxSwarms        int  `name:"max_swarms" reload:"restart" help:"Torrents known at once."`
 	MaxPeersPerSwarm int  `name:"max_peers_per_swarm" reload:"restart" help:"Peers known of one torrent."`
+}
+
+// Redis is where nodes share swarms, with store.kind redis.
+type Redis struct {
+	Addrs    StringList `name:"addrs" reload:"restart" placeholder:"HOST:PORT,..." help:"Redis or Valkey, 7 or later; of a cluster some of its nodes. unix:/path is possible."`
+	Username string     `name:"username" reload:"restart" help:"Redis's user (ACL); empty: the default user."`
+	Password string     `name:"password" reload:"restart" help:"Its password. Others on the machine see flags: use the file or the environment."`
+	DB       int        `name:"db" reload:"restart" help:"Number of the database; a cluster has 0 alone."`
+	Cluster  string     `name:"cluster" reload:"restart" help:"auto: ask Redis; on; off."`
+	TLS      bool       `name:"tls" reload:"restart" help:"Connect by TLS; the system's certificate authorities are trusted, or those of SSL_CERT_FILE."`
+	Wait     Duration   `name:"wait" reload:"restart" help:"Most time an announce waits for a torrent that this node does not know yet."`
+	Node     string     `name:"node" reload:"restart" help:"Name of this node in Redis's CLIENT LIST; empty: the host's."`
 }
 
 // Snapshot says how often the swarms are written to data_dir.
@@ -236,6 +249,7 @@ func Default() Config {
 				MaxSwarms:        2_000_000,
 				MaxPeersPerSwarm: 200_000,
 			},
+			Redis:    Redis{Cluster: "auto", Wait: Duration(100 * time.Millisecond)},
 			Snapshot: Snapshot{Every: Duration(5 * time.Minute)},
 		},
 		Shedder: Shedder{

@@ -135,6 +135,7 @@ func (s *Store) options(addr string) *redis.Options {
 		DialTimeout: 5 * s.cfg.Wait, ReadTimeout: 5 * s.cfg.Wait, WriteTimeout: 5 * s.cfg.Wait, PoolTimeout: 5 * s.cfg.Wait,
 		ContextTimeoutEnabled: true,
 		PoolSize:              soloSenders + 4,
+		ClientName:            clientName(s.cfg.Node),
 		DisableIdentity:       true,
 		Protocol:              2, // nothing of RESP3 is used; push messages are not wanted
 		// No hidden traffic: what this sends is in script.lua and here.
@@ -146,10 +147,20 @@ func (s *Store) options(addr string) *redis.Options {
 	return o
 }
 
+// clientName is what CLIENT SETNAME takes: no blanks.
+func clientName(node string) string {
+	return strings.Map(func(r rune) rune {
+		if r <= ' ' || r > '~' {
+			return '_'
+		}
+		return r
+	}, strings.TrimSuffix("spillway-"+node, "-"))
+}
+
 func (s *Store) clusterOptions() *redis.ClusterOptions {
 	o := s.options(s.cfg.Addrs[0])
 	return &redis.ClusterOptions{
-		Addrs: s.cfg.Addrs, Username: o.Username, Password: o.Password,
+		Addrs: s.cfg.Addrs, Username: o.Username, Password: o.Password, ClientName: o.ClientName,
 		MaxRedirects: 3, MaxRetries: -1, DialerRetries: 1,
 		DialTimeout: o.DialTimeout, ReadTimeout: o.ReadTimeout, WriteTimeout: o.WriteTimeout, PoolTimeout: o.PoolTimeout,
 		ContextTimeoutEnabled: true, PoolSize: laneCount + 4, DisableIdentity: true, Protocol: 2, TLSConfig: o.TLSConfig,

@@ -39,6 +39,7 @@ type Config struct {
 	DB       int
 	Cluster  string // auto (default), on or off
 	TLS      bool
+	Node     string // names this node's connections in CLIENT LIST
 	Prefix   string // of keys; default "sw:"
 
 	// Wait is how long an announce waits for a swarm that is not known here; default 100 ms. A call that takes longer than

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"spillway/internal/admin"
+	"spillway/tracker/swarm/shared"
+)
+
+// newStore puts what store.kind says in front of the table of this node's own peers.
+func (s *server) newStore() {
+	s.swarms = s.table
+	cfg := s.cfg.Store
+	if cfg.Kind != "redis" {
+		return
+	}
+	name := cfg.Redis.Node
+	if name == "" {
+		name, _ = os.Hostname() // none is no reason not to serve
+	}
+	s.shared = shared.New(shared.Config{
+		Addrs:            cfg.Redis.Addrs,
+		Username:         cfg.Redis.Username,
+		Password:         cfg.Redis.Password,
+		DB:               cfg.Redis.DB,
+		Cluster:          cfg.Redis.Cluster,
+		TLS:              cfg.Redis.TLS,
+		Node:             name,
+		Wait:             time.Duration(cfg.Redis.Wait),
+		Sample:           2 * s.cfg.Tracker.NumWant.Max,
+		MaxPeersPerSwarm: cfg.Memory.MaxPeersPerSwarm,
+	}, s.table, s.logs.Limited)
+	s.swarms = s.shared
+}
+
+// startStore runs the store until stopStore, which comes after everybody has said what there is to say, and tells Redis the last of
+// it.
+func (s *server) startStore() {
+	if s.shared == nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { s.shared.Run(ctx) })
+	s.endStore = func() { cancel(); running.Wait() }
+}
+
+func (s *server) stopStore() {
+	if s.endStore != nil {
+		s.endStore()
+	}
+}
+
+func (s *server) writeStoreMetrics(w io.Writer) {
+	if s.shared != nil {
+		s.shared.WriteMetrics(w)
+	}
+}
+
+// storeStatus is nil where swarms are not shared.
+func (s *server) storeStatus() *admin.Redis {
+	if s.shared == nil {
+		return nil
+	}
+	st := &admin.Redis{}
+	if d, ok := s.shared.Degraded(); ok {
+		st.Degraded, st.Why, st.Since = d.Part, d.Why, &d.Since
+	}
+	return st
+}

@@ -188,9 +188,16 @@ func groupOf(leader int) (pids []int) {
 	return pids
 }
 
-// hasten has the calling thread, and what it starts, go before what else runs on the machine, but not before the kernel.
-func hasten() error {
-	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, -10); err != nil {
+// Priorities: the lab goes before what else runs on the machine, but not before the kernel; and the tracker before the crowd, which
+// would be somewhere else if there were more cores.
+const (
+	niceLab     = -10
+	niceTracker = -16
+)
+
+// hasten is for the calling thread, and what it starts.
+func hasten(nice int) error {
+	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, nice); err != nil {
 		return fmt.Errorf("raise priority: %w", err)
 	}
 	return nil

@@ -121,8 +121,9 @@ func (l *Lab) build() (err error) {
 		room **Room
 		name string
 		core int
-	}{{&l.Edge, "edge", l.Cores.Edge}, {&l.Relay, "relay", l.Cores.Relay}, {&l.Backend, "backend", l.Cores.Backend}} {
-		if *r.room, err = newRoom(r.name, r.core); err != nil {
+		nice int
+	}{{&l.Edge, "edge", l.Cores.Edge, niceLab}, {&l.Relay, "relay", l.Cores.Relay, niceLab}, {&l.Backend, "backend", l.Cores.Backend, niceTracker}} {
+		if *r.room, err = newRoom(r.name, r.core, r.nice); err != nil {
 			return fmt.Errorf("namespace %s: %w", r.name, err)
 		}
 	}

@@ -52,8 +52,11 @@ func (l *Lab) join() error {
 			return err
 		}
 	}
-	if err := l.Edge.sysctl("net/ipv4/ip_local_port_range", "1024 65535"); err != nil {
-		return err
+	// Addresses that are local by their route alone can be bound to in IPv4, and in IPv6 if one asks.
+	for key, value := range map[string]string{"net/ipv4/ip_local_port_range": "1024 65535", "net/ipv6/ip_nonlocal_bind": "1"} {
+		if err := l.Edge.sysctl(key, value); err != nil {
+			return err
+		}
 	}
 	return l.steer()
 }

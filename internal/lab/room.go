@@ -28,13 +28,13 @@ type Room struct {
 
 // newRoom makes a namespace. It has no name, so there is nothing to remove: it goes with the thread, its descriptor and its
 // processes, however those end.
-func newRoom(name string, core int) (*Room, error) {
+func newRoom(name string, core, nice int) (*Room, error) {
 	r := &Room{name: name, core: core, fd: -1, work: make(chan func()), over: make(chan struct{})}
 	made := make(chan error)
 	go func() {
 		defer close(r.over)
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		err := errors.Join(unix.Unshare(unix.CLONE_NEWNET), hasten())
+		err := errors.Join(unix.Unshare(unix.CLONE_NEWNET), hasten(nice))
 		if err == nil {
 			r.fd, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		}
@@ -65,7 +65,7 @@ func (r *Room) Go(core int, f func() error) <-chan error {
 		runtime.LockOSThread()
 		err := unix.Setns(r.fd, unix.CLONE_NEWNET)
 		if err == nil {
-			err = errors.Join(pinThread(core), hasten())
+			err = errors.Join(pinThread(core), hasten(niceLab))
 		}
 		if err == nil {
 			err = f()

@@ -46,7 +46,7 @@ type tracker struct {
 }
 
 // startSpillway serves from dataDir; an empty one is made where it is not given.
-func startSpillway(tb testing.TB, dataDir string) tracker {
+func startSpillway(tb testing.TB, dataDir string, flags ...string) tracker {
 	tb.Helper()
 	path := *program
 	if path == "" {
@@ -59,8 +59,8 @@ func startSpillway(tb testing.TB, dataDir string) tracker {
 		dataDir = tb.TempDir()
 	}
 	t := tracker{server: server{name: "spillway", addr: freeAddr(tb)}, admin: freeAddr(tb)}
-	cmd := exec.Command(path, "serve", "--data_dir="+dataDir, "--http.listen="+t.addr.String(), "--udp.listen="+t.addr.String(), "--admin.listen="+t.admin.String(),
-		"--http.max_conns=2000", "--store.memory.max=2GiB", "--store.snapshot.every=0s", "--log.level=warn")
+	cmd := exec.Command(path, append([]string{"serve", "--data_dir=" + dataDir, "--http.listen=" + t.addr.String(), "--udp.listen=" + t.addr.String(), "--admin.listen=" + t.admin.String(),
+		"--http.max_conns=2000", "--store.memory.max=2GiB", "--store.snapshot.every=0s", "--log.level=warn"}, flags...)...)
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=1", "SPILLWAY_ADMIN_TOKEN="+adminToken)
 	cmd.Stderr = os.Stderr
 	start(tb, cmd)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,6 +26,13 @@ type redisLink struct {
 	markers   [laneCount]string
 	seen      [laneCount]string // the markers' values; only watchRedis looks at them
 }
+
+// quiet ends go-redis's own lines on stderr. What they say is in Degraded and in this package's log.
+var quiet = sync.OnceFunc(func() { redis.SetLogger(silence{}) })
+
+type silence struct{}
+
+func (silence) Printf(context.Context, string, ...any) {}
 
 var errConnecting = errors.New("not connected yet")
 

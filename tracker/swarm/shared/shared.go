@@ -123,6 +123,7 @@ type Store struct {
 // Run does; until then it is degraded.
 func New(cfg Config, own *swarm.Table, log *slog.Logger) *Store {
 	cfg.defaults()
+	quiet()
 	s := &Store{cfg: cfg, own: own, log: log}
 	_, _ = rand.Read(s.node[:])
 	for i := range s.lanes {
@@ -181,6 +182,9 @@ func (s *Store) announce(a *swarm.Announce, now time.Time, r *swarm.Reply, wait 
 	if v == nil { // no room
 		l.mu.Unlock()
 		s.metrics.noView.Add(1)
+		if (stored || stopped) && !refused {
+			s.overflow(stopped, a.Event == swarm.EventCompleted)
+		}
 		s.ownReply(a, now, r, wasKnown)
 		return
 	}
@@ -274,13 +278,7 @@ const maxViewOps = 4096
 func (s *Store) buffer(l *lane, v *view, kind byte, end []byte, meta uint16) {
 	if s.buffered.Load() > s.cfg.MaxBufferBytes || v.ops.bytes() > maxViewOps*opBytes(int(kind&kindFamily)) {
 		if v.ops.find(int(kind&kindFamily), end) < 0 {
-			if kind&(kindStopped|kindCompleted) != 0 {
-				s.metrics.dropped.Add(1)
-			}
-			if kind&kindStopped == 0 {
-				s.metrics.deferred.Add(1)
-				s.refill.need()
-			}
+			s.overflow(kind&kindStopped != 0, kind&kindCompleted != 0)
 			return
 		}
 	}
@@ -290,6 +288,18 @@ func (s *Store) buffer(l *lane, v *view, kind byte, end []byte, meta uint16) {
 	}
 	s.buffered.Add(int64(n))
 	l.bytes += int64(n)
+}
+
+// overflow counts what Redis is not told.
+func (s *Store) overflow(stopped, completed bool) {
+	if stopped || completed {
+		s.metrics.dropped.Add(1)
+	} else {
+		s.metrics.deferred.Add(1)
+	}
+	if !stopped {
+		s.refill.need()
+	}
 }
 
 // Scrape appends the counts of each info hash to dst, as far as this node knows, and returns it. It never waits.

@@ -1,0 +1,269 @@
+//go:build e2e
+
+package shared
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"spillway/tracker/swarm"
+)
+
+// crowd announces peers of its own in many swarms, over and over, until stopped.
+type crowd struct {
+	accepted sync.Map // peer number: told to a node at least once
+	n        atomic.Int64
+	slowest  atomic.Int64
+	over     atomic.Int64 // announces that took longer than wait
+	stop     func()
+}
+
+const crowdSwarms, crowdPeers = 50, 2000
+
+func crowdAnnounce(i int) swarm.Announce {
+	a := swarm.Announce{InfoHash: crowdHash(i % crowdSwarms), TTL: time.Hour, NumWant: 50, Has4: true}
+	a.V4 = swarm.Endpoint4{10, byte(i >> 16), byte(i >> 8), byte(i), 0, 1}
+	return a
+}
+
+func crowdHash(i int) swarm.InfoHash { return swarm.InfoHash{byte(i * 5), byte(i), 0xcc} }
+
+func startCrowd(t testing.TB, wait time.Duration, nodes ...node) *crowd {
+	c := &crowd{}
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			var r swarm.Reply
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				i := rand.IntN(crowdPeers)
+				a := crowdAnnounce(i)
+				began := time.Now()
+				nodes[w%len(nodes)].AnnounceWait(&a, began, &r)
+				took := int64(time.Since(began))
+				for old := c.slowest.Load(); took > old && !c.slowest.CompareAndSwap(old, took); old = c.slowest.Load() {
+				}
+				if took > int64(wait) {
+					c.over.Add(1)
+				}
+				c.accepted.Store(i, true)
+				c.n.Add(1)
+				time.Sleep(200 * time.Microsecond) // a load, not a race
+			}
+		})
+	}
+	c.stop = sync.OnceFunc(func() { close(done); wg.Wait() })
+	t.Cleanup(c.stop)
+	return c
+}
+
+// slack is what a busy machine of two cores may add to a wait.
+const slack = 100 * time.Millisecond
+
+// wantAll: a node that has heard nothing itself knows of every peer accepted.
+func (c *crowd) wantAll(t testing.TB, within time.Duration, cfg Config) {
+	t.Helper()
+	fresh := startNode(t, strict(cfg))
+	connected(t, fresh)
+	want := [crowdSwarms]uint32{}
+	c.accepted.Range(func(i, _ any) bool { want[i.(int)%crowdSwarms]++; return true })
+	var hashes []swarm.InfoHash
+	for i := range crowdSwarms {
+		hashes = append(hashes, crowdHash(i))
+	}
+	var got []swarm.Counts
+	eventually(t, within, "every peer accepted is in redis", func() bool {
+		got = fresh.ScrapeWait(hashes, got[:0])
+		for i := range got {
+			if got[i].Incomplete != want[i] {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// TestRedisIsKilled under load, and started anew, empty.
+func TestRedisIsKilled(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	cfg := Config{Addrs: []string{server.addr}, Fresh: 50 * time.Millisecond}
+	a, b := startNode(t, cfg), startNode(t, cfg)
+	connected(t, a, b)
+	c := startCrowd(t, 100*time.Millisecond, a, b)
+	eventually(t, 20*time.Second, "load", func() bool { return c.n.Load() > 3000 })
+	server.kill()
+	eventually(t, 5*time.Second, "degraded", func() bool { _, bad := a.Degraded(); _, worse := b.Degraded(); return bad && worse })
+	before := c.n.Load()
+	eventually(t, 10*time.Second, "served meanwhile", func() bool { return c.n.Load() > before+3000 })
+	server.start()
+	eventually(t, 5*time.Second, "healed", func() bool { return !a.breakersOpen() && !b.breakersOpen() })
+	c.stop()
+	c.wantAll(t, 15*time.Second, cfg)
+	t.Logf("%d announces, slowest %v, %d over the wait", c.n.Load(), time.Duration(c.slowest.Load()), c.over.Load())
+	if slowest := time.Duration(c.slowest.Load()); slowest > 100*time.Millisecond+slack {
+		t.Errorf("slowest announce: got %v, want 100 ms at most, and what the machine adds", slowest)
+	}
+	if n := a.metrics.dropped.Load() + b.metrics.dropped.Load(); n > 0 {
+		t.Errorf("dropped %d, want none: the buffer was large enough", n)
+	}
+}
+
+// TestRedisIsFrozen: it takes connections and bytes, and answers nothing.
+func TestRedisIsFrozen(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	cfg := Config{Addrs: []string{server.addr}, Fresh: 50 * time.Millisecond}
+	a, b := startNode(t, cfg), startNode(t, cfg)
+	connected(t, a, b)
+	c := startCrowd(t, 90*time.Millisecond, a, b)
+	eventually(t, 20*time.Second, "load", func() bool { return c.n.Load() > 2000 })
+	over := c.over.Load()
+	server.signal(syscall.SIGSTOP)
+	eventually(t, 5*time.Second, "degraded", func() bool { _, bad := a.Degraded(); _, worse := b.Degraded(); return bad && worse })
+	before := c.n.Load()
+	eventually(t, 10*time.Second, "served meanwhile", func() bool { return c.n.Load() > before+2000 })
+	waited := c.over.Load() - over
+	server.signal(syscall.SIGCONT)
+	eventually(t, 5*time.Second, "healed", func() bool { return !a.breakersOpen() && !b.breakersOpen() })
+	c.stop()
+	c.wantAll(t, 15*time.Second, cfg)
+	t.Logf("%d announces, slowest %v, %d waited in vain", c.n.Load(), time.Duration(c.slowest.Load()), waited)
+	if slowest := time.Duration(c.slowest.Load()); slowest > 100*time.Millisecond+slack {
+		t.Errorf("slowest announce: got %v, want 100 ms at most, and what the machine adds", slowest)
+	}
+	// Eight at a time, once or twice before it is known; not each of the thousands.
+	if waited > 100 {
+		t.Errorf("%d announces waited for a frozen redis, want a few", waited)
+	}
+}
+
+// TestRedisForgets: all keys and scripts are gone, and Redis is there as ever.
+func TestRedisForgets(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	cfg := Config{Addrs: []string{server.addr}}
+	a, b := startNode(t, cfg), startNode(t, cfg)
+	connected(t, a, b)
+	c := startCrowd(t, time.Second, a, b)
+	eventually(t, 20*time.Second, "load", func() bool { return c.n.Load() > 3000 })
+	c.stop() // from here on nobody announces: what comes back the nodes bring
+	settle(t, a)
+	settle(t, b)
+	c.wantAll(t, 5*time.Second, cfg)
+	ctx := context.Background()
+	if err := server.ScriptFlush(ctx).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.FlushAll(ctx).Err(); err != nil {
+		t.Fatal(err)
+	}
+	c.wantAll(t, 10*time.Second, cfg)
+	if a.metrics.lost.Load() == 0 {
+		t.Error("the loss is not counted")
+	}
+	if server.swarms() != crowdSwarms {
+		t.Errorf("keys: got %d swarms, want %d", server.swarms(), crowdSwarms)
+	}
+}
+
+// TestNodeStops: what a node has accepted before it ends in order is told, and its WebSocket peers leave.
+func TestNodeStops(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	cfg := Config{Addrs: []string{server.addr}}
+	a, b := startNode(t, cfg), startNode(t, strict(cfg))
+	connected(t, a, b)
+	var r swarm.Reply
+	for i := range 1000 {
+		an := crowdAnnounce(i)
+		a.Announce(&an, time.Now(), &r)
+	}
+	web := swarm.Announce{InfoHash: crowdHash(0), HasWeb: true, Web: swarm.EndpointWeb{1}, TTL: time.Hour}
+	a.Announce(&web, time.Now(), &r)
+	settle(t, a)
+	hash := []swarm.InfoHash{crowdHash(0)}
+	if got := b.ScrapeWait(hash, nil)[0].Incomplete; got != 21 {
+		t.Errorf("before: got %d peers, want 20 and one of a WebSocket", got)
+	}
+	an := crowdAnnounce(100_000)
+	an.InfoHash = crowdHash(0)
+	a.Announce(&an, time.Now(), &r)
+	web.Event = swarm.EventStopped
+	a.Announce(&web, time.Now(), &r)
+	a.stop()
+	if got := b.ScrapeWait(hash, nil)[0].Incomplete; got != 21 {
+		t.Errorf("after: got %d peers, want 21: one has come, one has gone", got)
+	}
+}
+
+// TestAsk is how a loop that must not block gets an answer as good as anybody's.
+func TestAsk(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	cfg := Config{Addrs: []string{server.addr}}
+	a, b := startNode(t, cfg), startNode(t, cfg)
+	connected(t, a, b)
+	var r swarm.Reply
+	for i := range 10 {
+		an := crowdAnnounce(i * crowdSwarms)
+		a.Announce(&an, time.Now(), &r)
+	}
+	settle(t, a)
+	called := make(chan struct{}, 2)
+	hash := crowdHash(0)
+	if b.Ask(&hash, time.Now(), func() { called <- struct{}{} }) {
+		t.Fatal("a swarm never heard of is answered from memory")
+	}
+	<-called
+	if !b.Ask(&hash, time.Now(), func() { t.Error("called, though it was told true") }) {
+		t.Error("a swarm just fetched is fetched again")
+	}
+	an := crowdAnnounce(10 * crowdSwarms)
+	b.Announce(&an, time.Now(), &r)
+	if r.Incomplete != 11 || len(r.Peers4) != 60 {
+		t.Errorf("got %+v, %d peers", r.Counts, len(r.Peers4)/6)
+	}
+	server.signal(syscall.SIGSTOP)
+	hash = crowdHash(1)
+	began := time.Now()
+	if b.Ask(&hash, began, func() { called <- struct{}{} }) {
+		t.Fatal("nobody knows yet that redis is frozen")
+	}
+	<-called
+	if took := time.Since(began); took > 100*time.Millisecond+slack {
+		t.Errorf("called after %v, want 100 ms at most", took)
+	}
+	server.signal(syscall.SIGCONT)
+	if n := b.waiting.Load(); n != 0 {
+		t.Errorf("waiting: got %d, want none", n)
+	}
+}
+
+// TestSwarmIsBounded: a swarm in Redis takes no more peers than it may have.
+func TestSwarmIsBounded(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	cfg := strict(Config{Addrs: []string{server.addr}, MaxPeersPerSwarm: 100})
+	n := startNode(t, cfg)
+	connected(t, n)
+	var r swarm.Reply
+	for i := range 200 {
+		a := crowdAnnounce(i * crowdSwarms)
+		n.AnnounceWait(&a, time.Now(), &r)
+	}
+	if got := n.ScrapeWait([]swarm.InfoHash{crowdHash(0)}, nil)[0]; got.Incomplete != 100 {
+		t.Errorf("got %s", fmt.Sprint(got))
+	}
+}

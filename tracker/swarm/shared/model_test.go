@@ -1,0 +1,283 @@
+//go:build e2e
+
+package shared
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"pgregory.net/rapid"
+
+	"spillway/tracker/swarm"
+	"spillway/tracker/swarm/swarmtest"
+)
+
+// modelPeer is a peer of one map that stands for all nodes together.
+type modelPeer struct {
+	seeder, paused bool
+	expires        time.Time
+}
+
+// TestNodesAreOneMap holds three nodes, each told another part, against one map. Swarms are large enough that buckets split and
+// merge, and small enough that a view is all of one.
+func TestNodesAreOneMap(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	run := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		run++
+		clock := new(clock)
+		now := time.Now()
+		clock.set(now)
+		var nodes []node
+		for range 3 {
+			nodes = append(nodes, startNode(t, strict(Config{Addrs: []string{server.addr}, Prefix: fmt.Sprintf("m%d:", run), Now: clock.now, Sample: 1000})))
+		}
+		defer func() {
+			for _, n := range nodes {
+				n.stop()
+			}
+		}()
+		connected(t, nodes...)
+		model := map[string]modelPeer{}
+		downloaded := uint32(0)
+		hash := swarm.InfoHash{1}
+		for range rapid.IntRange(1, 12).Draw(rt, "steps") {
+			switch rapid.SampledFrom([]string{"announce", "announce", "crowd", "leave", "pass", "look"}).Draw(rt, "what") {
+			case "announce":
+				p := rapid.IntRange(0, 400).Draw(rt, "peer")
+				a := swarm.Announce{InfoHash: hash, NumWant: 1000, TTL: time.Duration(rapid.IntRange(1, 4).Draw(rt, "ttl")) * time.Hour}
+				end := modelEnd(&a, p)
+				a.Seeder = rapid.Bool().Draw(rt, "seeder")
+				a.Event = rapid.SampledFrom([]swarm.Event{swarm.EventNone, swarm.EventStarted, swarm.EventStopped, swarm.EventCompleted, swarm.EventPaused}).Draw(rt, "event")
+				was, known := model[end]
+				if a.Event == swarm.EventStopped {
+					delete(model, end)
+				} else {
+					if a.Event == swarm.EventCompleted && a.Seeder && !(known && was.seeder) {
+						downloaded++
+					}
+					model[end] = modelPeer{a.Seeder, a.Event == swarm.EventPaused && !a.Seeder, now.Add(a.TTL)}
+				}
+				var r swarm.Reply
+				nodes[rapid.IntRange(0, 2).Draw(rt, "node")].AnnounceWait(&a, now, &r)
+				check(rt, "announce", model, downloaded, r.Counts)
+				if a.Event != swarm.EventStopped {
+					checkPeers(rt, model, end, a.Seeder, &r)
+				}
+			case "crowd", "leave": // many at once, over all nodes, not waited for one by one
+				from, n := rapid.IntRange(0, 300).Draw(rt, "from"), rapid.IntRange(1, 300).Draw(rt, "n")
+				leave := rapid.IntRange(0, 3).Draw(rt, "leave") == 0
+				seeders := rapid.IntRange(1, 4).Draw(rt, "seeders")
+				for i := range n {
+					a := swarm.Announce{InfoHash: hash, TTL: 2 * time.Hour, Seeder: i%seeders == 0}
+					end := modelEnd(&a, from+i)
+					var r swarm.Reply
+					if leave {
+						a.Event = swarm.EventStopped
+						delete(model, end)
+					} else {
+						model[end] = modelPeer{a.Seeder, false, now.Add(a.TTL)}
+					}
+					nodes[i%3].Announce(&a, now, &r)
+				}
+				for _, n := range nodes {
+					settle(t, n)
+				}
+			case "pass":
+				now = now.Add(time.Duration(rapid.IntRange(1, 90).Draw(rt, "minutes")) * time.Minute)
+				clock.set(now)
+				for end, p := range model {
+					if now.Sub(p.expires) > -2*swarm.Tick {
+						delete(model, end)
+					}
+				}
+				now = now.Add(2 * swarm.Tick)
+				clock.set(now)
+				for _, n := range nodes {
+					n.Store.Sweep(now)
+				}
+			case "look":
+				// Counts of a big swarm may hold expired peers that nothing has touched; a look at all of it settles that.
+				a := swarm.Announce{InfoHash: hash, NumWant: 1, TTL: time.Hour, Unreachable: true}
+				var r swarm.Reply
+				nodes[0].AnnounceWait(&a, now, &r)
+				got := nodes[1].ScrapeWait([]swarm.InfoHash{hash}, nil)[0]
+				check(rt, "scrape", model, downloaded, got)
+			}
+		}
+		checkLayout(rt, server.Client, fmt.Sprintf("m%d:%s", run, hash[:]))
+	})
+}
+
+// modelEnd makes peer number p the announcer and returns its endpoint: four of five have IPv4.
+func modelEnd(a *swarm.Announce, p int) string {
+	if p%5 == 0 {
+		a.Has6, a.V6 = true, swarm.Endpoint6{0x20, 1, byte(p), byte(p >> 8), 17: 1}
+		return string(a.V6[:])
+	}
+	a.Has4, a.V4 = true, swarm.Endpoint4{10, 0, byte(p >> 8), byte(p), 0, 1}
+	return string(a.V4[:])
+}
+
+func check(t *rapid.T, what string, model map[string]modelPeer, downloaded uint32, got swarm.Counts) {
+	t.Helper()
+	want := swarm.Counts{Downloaded: downloaded}
+	for _, p := range model {
+		if p.seeder {
+			want.Complete++
+			continue
+		}
+		want.Incomplete++
+		if !p.paused {
+			want.Downloaders++
+		}
+	}
+	if got != want {
+		t.Fatalf("%s: got %+v, want %+v", what, got, want)
+	}
+}
+
+// checkPeers: everybody the announcer has a use for, once.
+func checkPeers(t *rapid.T, model map[string]modelPeer, self string, seeder bool, r *swarm.Reply) {
+	t.Helper()
+	var got, want []string
+	for p := range slices.Chunk(r.Peers4, 6) {
+		got = append(got, string(p))
+	}
+	for p := range slices.Chunk(r.Peers6, 18) {
+		got = append(got, string(p))
+	}
+	for end, p := range model {
+		if end != self && !(seeder && p.seeder) {
+			want = append(want, end)
+		}
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Fatalf("peers: got %d, want %d: %x, %x", len(got), len(want), got, want)
+	}
+}
+
+// settle waits until the node has nothing to say any more.
+func settle(t testing.TB, n node) {
+	t.Helper()
+	eventually(t, 10*time.Second, "all is said", func() bool { return n.buffered.Load() == 0 })
+}
+
+// checkLayout reads a swarm as it lies in Redis and holds its head against its buckets.
+func checkLayout(t *rapid.T, c *redis.Client, key string) {
+	t.Helper()
+	fields, err := c.HGetAll(context.Background(), key).Result()
+	if err != nil || len(fields) == 0 {
+		return
+	}
+	if ttl := c.TTL(context.Background(), key).Val(); ttl <= 0 {
+		t.Fatalf("the key does not expire: TTL %v", ttl)
+	}
+	head := []byte(fields["m"])
+	mask, lists := head[18], head[19:]
+	for l := range 6 {
+		n, b := 0, 0
+		if mask>>l&1 == 1 {
+			n = int(lists[0]) | int(lists[1])<<8 | int(lists[2])<<16
+			b = int(lists[3]) | int(lists[4])<<8
+			lists = lists[5:]
+		}
+		have, width := 0, widthOf(l)
+		for f, v := range fields {
+			if f[0] != 'a'+byte(l) {
+				continue
+			}
+			place := 0
+			if len(f) == 3 {
+				place = int(f[1]) | int(f[2])<<8
+			}
+			if place >= b {
+				t.Fatalf("list %d: bucket %d of %d", l, place, b)
+			}
+			if (len(v)-2)%width != 0 || len(v) == 2 {
+				t.Fatalf("list %d: a bucket of %d bytes", l, len(v))
+			}
+			have += (len(v) - 2) / width
+		}
+		if have != n {
+			t.Fatalf("list %d: the head says %d peers, there are %d", l, n, have)
+		}
+	}
+}
+
+// TestBigSwarm: buckets by the hundred, of which each fetch is told a few. Everybody is as likely as anybody, and counts are exact.
+func TestBigSwarm(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	n := startNode(t, Config{Addrs: []string{server.addr}})
+	connected(t, n)
+	const leechers, seeders = 9000, 1000
+	var r swarm.Reply
+	for i := range leechers + seeders {
+		a := swarm.Announce{InfoHash: swarm.InfoHash{7}, TTL: time.Hour, Has4: true, Seeder: i >= leechers, V4: swarm.Endpoint4{10, 0, byte(i >> 8), byte(i), 0, 1}}
+		n.Announce(&a, time.Now(), &r)
+		if i%2000 == 0 {
+			settle(t, n)
+		}
+	}
+	settle(t, n)
+	other := startNode(t, strict(Config{Addrs: []string{server.addr}, Sample: 40}))
+	connected(t, other)
+	seen := map[string]int{}
+	const draws, numWant = 5000, 50
+	a := swarm.Announce{InfoHash: swarm.InfoHash{7}, TTL: time.Hour, Has4: true, V4: swarm.Endpoint4{10, 1, 0, 0, 0, 1}, Unreachable: true, NumWant: numWant}
+	for range draws {
+		other.AnnounceWait(&a, time.Now(), &r)
+		if r.Complete != seeders || r.Incomplete != leechers || len(r.Peers4) != 6*numWant {
+			t.Fatalf("got %+v and %d peers", r.Counts, len(r.Peers4)/6)
+		}
+		for _, p := range swarmtest.Peers(t, &r) {
+			seen[p]++
+		}
+	}
+	const mean = float64(draws) * numWant / (leechers + seeders)
+	if len(seen) != leechers+seeders {
+		t.Errorf("told of %d peers in all, want %d: chance leaves none out", len(seen), leechers+seeders)
+	}
+	for p, got := range seen {
+		if d := float64(got) - mean; d*d > 36*mean {
+			t.Errorf("%s is told %d times, want about %.0f", p, got, mean)
+		}
+	}
+}
+
+// A key that is somebody else's is left alone, and said.
+func TestForeignKey(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	hash := swarm.InfoHash{9}
+	if err := server.Set(context.Background(), "sw:"+string(hash[:]), "mine", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	n := startNode(t, Config{Addrs: []string{server.addr}})
+	connected(t, n)
+	var r swarm.Reply
+	a := swarm.Announce{InfoHash: hash, TTL: time.Hour, Has4: true, V4: swarm.Endpoint4{1, 2, 3, 4, 5, 6}}
+	n.AnnounceWait(&a, time.Now(), &r)
+	if r.Incomplete != 1 {
+		t.Errorf("got %+v, want the node's own view", r.Counts)
+	}
+	settle(t, n)
+	if n.metrics.unreadable.Load() == 0 {
+		t.Error("not counted")
+	}
+	if _, bad := n.Degraded(); bad {
+		t.Error("one foreign key degrades the node")
+	}
+	if got := server.Get(context.Background(), "sw:"+string(hash[:])).Val(); !bytes.Equal([]byte(got), []byte("mine")) {
+		t.Errorf("the key now holds %q", got)
+	}
+}

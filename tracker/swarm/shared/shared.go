@@ -358,6 +358,9 @@ func (s *Store) scrapeOne(hash *swarm.InfoHash, now time.Time, wait bool) (c swa
 // Stats is what this node holds of its own.
 func (s *Store) Stats() swarm.Stats { return s.own.Stats() }
 
+// Buffered is how many bytes Redis is still to be told.
+func (s *Store) Buffered() int64 { return s.buffered.Load() }
+
 // Sweep removes what has expired by now from this node's memory.
 func (s *Store) Sweep(now time.Time) {
 	s.own.Sweep(now)

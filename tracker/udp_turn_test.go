@@ -1,0 +1,86 @@
+package tracker
+
+import (
+	"net"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// Beside a goroutine that always has work, one that waits for the network is served after a few turns, and not when the runtime's
+// monitor comes by. Not parallel: it has one processor for all.
+func TestUDPTurnLetsTheNetworkIn(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	const trips = 100
+	finished := make(chan error, 2)
+	var busy, over atomic.Bool
+	go func() { // echoes
+		c, err := ln.Accept()
+		if err != nil {
+			finished <- err
+			return
+		}
+		defer c.Close()
+		var b [1]byte
+		for {
+			if _, err = c.Read(b[:]); err != nil {
+				finished <- nil // the other has closed it
+				return
+			}
+			if _, err = c.Write(b[:]); err != nil {
+				finished <- err
+				return
+			}
+		}
+	}()
+	go func() {
+		defer over.Store(true)
+		c, err := net.Dial("tcp4", ln.Addr().String())
+		if err != nil {
+			finished <- err
+			return
+		}
+		defer c.Close()
+		for !busy.Load() {
+			runtime.Gosched()
+		}
+		var b [1]byte
+		for range trips {
+			if _, err = c.Write(b[:]); err == nil {
+				_, err = c.Read(b[:])
+			}
+			if err != nil {
+				break
+			}
+		}
+		finished <- err
+	}()
+	turn, err := newUDPTurn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, turns := time.Now(), 0
+	for !over.Load() {
+		busy.Store(true)
+		turns++
+		now = now.Add(turnEvery)
+		turn.give(now)
+	}
+	for range 2 {
+		if err := <-finished; err != nil {
+			t.Error(err)
+		}
+	}
+	// Two waits a round trip; that the echo's event is seen may take another turn or two.
+	if turns > 20*trips {
+		t.Errorf("%d round trips took %d turns", trips, turns)
+	}
+	turn.file.Close()
+	turn.give(now.Add(time.Hour)) // and does not hang
+}

@@ -182,8 +182,10 @@ func (g *Gate) eachSecond(now time.Time) {
 	if d := now.Sub(g.tens); d >= 10*time.Second {
 		g.tens = now
 		offered := 0.0
-		for _, n := range g.rates(Announce) {
-			offered += n
+		for _, e := range [...]Endpoint{Announce, UDP} {
+			for _, n := range g.rates(e) {
+				offered += n
+			}
 		}
 		g.interval.step(offered, g.law.peak, g.cfg.Interval, g.cfg.MaxInterval)
 	}

@@ -83,7 +83,7 @@ func TestCompareFaults(t *testing.T) {
 			if err := r.Timeline.Print(&b); err != nil {
 				t.Fatal(err)
 			}
-			name := strings.ReplaceAll(fmt.Sprintf("%s-%s", fault, c.Name), " ", "-")
+			name := strings.NewReplacer(" + ", "-", " ", "-").Replace(fmt.Sprintf("%s-%s", fault, c.Name))
 			fmt.Printf("\n%s", b.Bytes())
 			write(t, name+".txt", b.Bytes())
 			writeJSON(t, name+".json", r)

@@ -112,25 +112,29 @@ func TestConntrackStaysSmallWhileDown(t *testing.T) {
 }
 
 // A relay that is the backend's only client, as far as the backend sees: each connection takes one of 64,000 ports.
+//
+// That none fails is not asked for: a port that the relay uses again within a minute may still be in TIME_WAIT at the backend, which
+// answers a SYN there only if its timestamp is later than the last (PAWSTimewait), and different clients have different clocks.
 func TestMasqueradeRunsOutOfNoPorts(t *testing.T) {
 	rate := min(7000, 2.4*usualRate(t))
 	enough := time.Duration(70_000 / rate * float64(time.Second)) // for every port to have been used
-	t.Logf("%.0f connections/s for %v", rate, enough)
-	try(t, Trial{
+	r := try(t, Trial{
 		Contender: Spillway(spillway(t), "kernel", "--relay.masquerade=on"), Program: spillway(t), Lab: Config{NoRouteBack: true}, Fault: F2Vanished,
 		Usual: rate, Busy: rate, UsualFor: time.Second, BusyFor: enough - time.Second, FaultFor: 10 * time.Second, AfterFor: 2 * time.Second, Syn: 7000, Tries: -1,
 	}, func(r *Report, broken func(string, ...any)) {
 		if r.InsertFailed > 0 {
 			broken("insert_failed: %d", r.InsertFailed)
 		}
-		if r.Healthy < 0.98 {
+		if r.Healthy < 0.9 {
 			broken("%.1f %% were served while healthy", 100*r.Healthy)
 		}
-		if failed := len(r.Tally.Attempts.Between(0, r.Began-time.Second).Failed()); failed > 0 {
-			broken("%d failed while healthy", failed)
+		if n := r.Tally.Attempts.Between(0, r.Began).Count(OK); n < 64_000 {
+			broken("only %d connections before the fault: not every port was used", n)
 		}
 		judgeProbes(r, broken)
 	})
+	healthy := r.Tally.Attempts.Between(0, r.Began-time.Second)
+	t.Logf("%.0f connections/s for %v: %s; one of a hundred took %v or more", rate, enough, healthy, healthy.Quantile(0.99))
 }
 
 // What a client takes to send its request is not the backend's fault.

@@ -15,10 +15,14 @@ import (
 
 // program builds the spillway that is tried, once for all tests.
 var program = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv(victim); path != "" {
+		return path, nil
+	}
 	dir, err := os.MkdirTemp("", "spillway-lab-program-")
 	if err != nil {
 		return "", err
 	}
+	atEnd = append(atEnd, func() { _ = os.RemoveAll(dir) })
 	path := filepath.Join(dir, "spillway")
 	cmd := exec.Command("go", "build", "-o", path, "spillway/cmd/spillway")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -133,6 +133,9 @@ func (w *Watch) probe(p *Probes, to netip.AddrPort) {
 // sample is one thread in the relay's namespace, on the edge's core.
 func (w *Watch) sample(core int) error {
 	lockThread()
+	if err := hasten(niceTracker); err != nil { // it is little, and has to be on time
+		return err
+	}
 	ct, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return fmt.Errorf("open ctnetlink: %w", err)

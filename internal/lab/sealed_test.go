@@ -98,7 +98,7 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 	before := links()
 	cmd := exec.Command("/proc/self/exe", "-test.run=^TestNothingIsLeft$")
-	cmd.Env = append(os.Environ(), victim+"=1")
+	cmd.Env = append(os.Environ(), victim+"="+spillway(t))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -141,4 +141,5 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 }
 
-const victim = "LAB_VICTIM" // not SPILLWAY_...: those are keys of the configuration
+// victim is set in the environment of the test that is killed: its spillway. It is no SPILLWAY_...: those are keys of the configuration.
+const victim = "LAB_VICTIM"

@@ -56,6 +56,7 @@ func newTimeline(t *Tally, samples Samples, length time.Duration) *Timeline {
 	for i, f := range failed {
 		l.FailureP50[i], l.FailureP99[i] = ms(f.Quantile(0.5)), ms(f.Quantile(0.99))
 	}
+	seen := make([]bool, n)
 	for i := range samples {
 		s := &samples[i]
 		at := int(s.At.Sub(t.Start) / SampleEvery)
@@ -64,6 +65,12 @@ func newTimeline(t *Tally, samples Samples, length time.Duration) *Timeline {
 		}
 		l.Conntrack[at], l.HalfOpen[at] = float64(s.Conntrack), float64(s.HalfOpen)
 		l.CPU[at] = s.useSince(&samples[max(i-cpuOver, 0)]).Relay
+		seen[at] = true
+	}
+	for i := 1; i < n; i++ { // a sample that was late leaves what was seen last
+		if !seen[i] {
+			l.Conntrack[i], l.HalfOpen[i], l.CPU[i] = l.Conntrack[i-1], l.HalfOpen[i-1], l.CPU[i-1]
+		}
 	}
 	return l
 }

@@ -49,7 +49,8 @@ func TestTimelineSortsIntoSteps(t *testing.T) {
 		{"offered", l.Offered, 0, 10, true}, {"offered", l.Offered, 10, 20, true}, {"offered", l.Offered, 20, 20, true},
 		{"ok", l.OK, 0, 10, false}, {"refused", l.Refused, 10, 10, false}, {"reset, when it ended", l.Reset, 12, 10, false},
 		{"failure p50, when it began", l.FailureP50, 10, 150, true}, {"of the one that timed out", l.FailureP50, 20, 5000, true},
-		{"conntrack", l.Conntrack, 0, 7, false}, {"half-open", l.HalfOpen, 0, 2, false},
+		{"conntrack", l.Conntrack, 0, 7, true}, {"half-open", l.HalfOpen, 0, 2, true},
+		{"conntrack, not seen again", l.Conntrack, 29, 7, true},
 	} {
 		if got := c.y[c.at]; got != c.want {
 			t.Errorf("%s: got %g, want %g", c.what, got, c.want)

@@ -63,11 +63,11 @@ type Report struct {
 	CPUFault   Use `json:"cpu_fault"`   // in the fault, from half a second after it came
 	CPURefuse  Use `json:"cpu_refuse"`  // in its second half
 
-	FirstOK  time.Duration `json:"first_ok"` // after it was mended; 0: none
-	Goodput  float64       `json:"goodput"`  // successes from a second after that on, for each new client
-	Healthy  float64       `json:"healthy"`  // the same before the fault
-	Behind   int           `json:"behind"`   // attempts the crowd was late with
-	Kept     int           `json:"kept"`
+	FirstOK  time.Duration `json:"first_ok"`  // after it was mended; 0: none
+	Goodput  float64       `json:"goodput"`   // successes from a second after that on, for each new client
+	Healthy  float64       `json:"healthy"`   // the same before the fault
+	Behind   int           `json:"behind"`    // attempts the crowd was late with
+	Kept     int           `json:"kept"`      // established connections that lived when the fault came
 	KeptLeft int           `json:"kept_left"` // that lived at the fault's end
 	KeptLast time.Duration `json:"kept_last"` // when the last of the others ended, after the fault came
 
@@ -234,7 +234,11 @@ func (r *Report) judge(t *Trial, samples Samples) {
 	r.Goodput = a.Goodput(r.Mended+goodWithin, r.Length)
 	r.KeptLeft = r.Kept
 	for _, e := range r.Tally.Ends {
-		if e.At < r.Mended {
+		switch {
+		case e.At < r.Began: // ended for another reason, and is nothing to the fault
+			r.Kept--
+			r.KeptLeft--
+		case e.At < r.Mended:
 			r.KeptLeft--
 			r.KeptLast = max(r.KeptLast, e.At-r.Began)
 		}

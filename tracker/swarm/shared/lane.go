@@ -125,7 +125,7 @@ func (l *lane) done(v *view, reply string, at time.Time, tick int64) error {
 		if v.asked == needPeers {
 			v.peersAt = v.countsAt
 		}
-		if !l.store.old(v.peersAt, at) {
+		if !l.store.old(v, v.peersAt, at) {
 			v.want = needNothing // asked for while this call was under way
 		}
 		// What was announced since the call was made.
@@ -179,7 +179,7 @@ func (l *lane) sweep(now time.Time) {
 			delete(l.views, hash)
 			continue
 		}
-		if l.store.cold(v.peersAt, now) {
+		if l.store.cold(v, v.peersAt, now) {
 			v.trim(tick)
 		}
 		l.bytes += int64(v.bytes())

@@ -45,11 +45,9 @@ type Config struct {
 	// Wait is how long an announce waits for a swarm that is not known here; default 100 ms. A call that takes longer than
 	// five times that has failed.
 	Wait time.Duration
-	// Fresh is how old a view may be before it is fetched again, while it is used; default 2 s. Between Fresh and Stale
-	// announces are answered from it, above that they wait.
+	// Fresh is how old the view of a big swarm may be before it is fetched again, while it is used; default 2 s. Up to three times
+	// that announces are answered from it meanwhile, above they wait. Of small swarms less: freshFor.
 	Fresh time.Duration
-	// Stale is three times Fresh by default.
-	Stale time.Duration
 	// Sample is how many peers of one list (leechers, seeders; IPv4, IPv6) a view holds; default 400.
 	Sample int
 	// MaxPeersPerSwarm bounds a swarm in Redis; default 200,000.
@@ -73,9 +71,6 @@ func (c *Config) defaults() {
 	}
 	if c.Fresh == 0 {
 		c.Fresh = 2 * time.Second
-	}
-	if c.Stale == 0 {
-		c.Stale = 3 * c.Fresh
 	}
 	if c.Sample == 0 {
 		c.Sample = 400
@@ -192,9 +187,9 @@ func (s *Store) announce(a *swarm.Announce, now time.Time, r *swarm.Reply, wait 
 		wasKnown = s.record(l, v, a, now) || wasKnown
 	}
 	var w *waiter
-	if s.old(v.peersAt, now) {
+	if s.old(v, v.peersAt, now) {
 		v.want = needPeers
-		if wait && s.cold(v.peersAt, now) {
+		if wait && s.cold(v, v.peersAt, now) {
 			w = s.mayWait(l, v)
 		}
 	}
@@ -342,9 +337,9 @@ func (s *Store) scrapeOne(hash *swarm.InfoHash, now time.Time, wait bool) (c swa
 		s.metrics.noView.Add(1)
 		return s.own.Scrape([]swarm.InfoHash{*hash}, nil)[0], nil
 	}
-	if s.old(v.countsAt, now) {
+	if s.old(v, v.countsAt, now) {
 		v.want = max(v.want, needCounts)
-		if wait && s.cold(v.countsAt, now) {
+		if wait && s.cold(v, v.countsAt, now) {
 			w = s.mayWait(l, v)
 		}
 		l.push(v)

@@ -13,7 +13,7 @@ import (
 
 // strict makes every answer that of Redis: nothing is fresh, and nobody gives up.
 func strict(cfg Config) Config {
-	cfg.Fresh, cfg.Stale, cfg.Wait = 1, 1, 10*time.Second
+	cfg.Fresh, cfg.Wait = 1, 10*time.Second
 	return cfg
 }
 

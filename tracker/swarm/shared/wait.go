@@ -79,7 +79,7 @@ func (s *Store) Ask(infoHash *swarm.InfoHash, now time.Time, done func()) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	v := l.view(*infoHash, now)
-	if v == nil || !s.cold(v.peersAt, now) {
+	if v == nil || !s.cold(v, v.peersAt, now) {
 		return true
 	}
 	v.want = needPeers
@@ -97,14 +97,36 @@ func (s *Store) Ask(infoHash *swarm.InfoHash, now time.Time, done func()) bool {
 	return false
 }
 
-// old tells whether what is known as of at, Unix ns, should be fetched again; cold, whether that is worth a wait. A clock that was
-// set back makes everything old.
-func (s *Store) old(at int64, now time.Time) bool {
-	age := time.Duration(now.UnixNano() - at)
-	return at == 0 || age > s.cfg.Fresh || age < -s.cfg.Stale
+// freshFor is how long what is known of v is as good as new. In a small swarm each newcomer matters, and few come; in a big one a
+// sample is a sample, and many ask: 20 ms a peer, Config.Fresh at most.
+func (s *Store) freshFor(v *view) time.Duration {
+	n := 0
+	for l := range lists {
+		if v.unseen[l] > 0 && len(v.lists[l])/widthOf(l) < s.cfg.Sample/2 {
+			return min(freshPerPeer, s.cfg.Fresh) // a scrape has told of more than the announce before it
+		}
+		n += v.total(l)
+	}
+	return min(time.Duration(1+n)*freshPerPeer, s.cfg.Fresh)
 }
 
-func (s *Store) cold(at int64, now time.Time) bool {
+// freshPerPeer: peers that announce every half an hour are one in 1,800 s/n, so that in a swarm of n the next announce finds less
+// than n*n*20 ms/1,800 s newcomers unknown: one in ten times for a hundred peers.
+const freshPerPeer = 20 * time.Millisecond
+
+// staleTimes is how many times freshFor an answer from memory may be old, if it is fetched anew for the next.
+const staleTimes = 3
+
+// old tells whether what is known of v as of at, Unix ns, should be fetched again; cold, whether that is worth a wait. A clock
+// that was set back makes everything old.
+func (s *Store) old(v *view, at int64, now time.Time) bool {
 	age := time.Duration(now.UnixNano() - at)
-	return at == 0 || age > s.cfg.Stale || age < -s.cfg.Stale
+	fresh := s.freshFor(v)
+	return at == 0 || age > fresh || age < -staleTimes*fresh
+}
+
+func (s *Store) cold(v *view, at int64, now time.Time) bool {
+	age := time.Duration(now.UnixNano() - at)
+	stale := staleTimes * s.freshFor(v)
+	return at == 0 || age > stale || age < -stale
 }

@@ -1,0 +1,211 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/anacrolix/torrent/metainfo"
+)
+
+// redisServer is a redis-server that keeps nothing on disk.
+type redisServer struct {
+	*process
+	t    *testing.T
+	addr string
+	dir  string
+}
+
+func startRedis(t *testing.T) *redisServer {
+	t.Helper()
+	r := &redisServer{t: t, addr: fmt.Sprintf("127.0.0.1:%d", freePort(t)), dir: t.TempDir()}
+	r.again()
+	return r
+}
+
+// again starts it anew, empty, where it was.
+func (r *redisServer) again() {
+	r.t.Helper()
+	_, port, _ := net.SplitHostPort(r.addr)
+	r.process = start(r.t, "redis", "redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", r.dir, "--save", "", "--appendonly", "no")
+	eventually(r.t, 10*time.Second, "redis answers", func() error {
+		c, err := net.Dial("tcp", r.addr)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
+}
+
+// serveShared starts a tracker that shares swarms.
+func serveShared(t *testing.T, r *redisServer, flags ...string) *tracker {
+	t.Helper()
+	return serve(t, append([]string{"--store.kind=redis", "--store.redis.addrs=" + r.addr}, flags...)...)
+}
+
+// degraded is what the admin side says of Redis.
+func (tr *tracker) degraded(t *testing.T) (part float64, why string) {
+	t.Helper()
+	match := adminAddr.FindStringSubmatch(tr.log())
+	if match == nil {
+		t.Fatal("no admin address in the log")
+	}
+	token, err := os.ReadFile(filepath.Join(tr.dataDir, "admin.token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequest(http.MethodGet, "http://"+match[1]+"/api/v1/status", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	resp, err := httpClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var st struct {
+		Redis *struct {
+			Degraded float64
+			Why      string
+		}
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&st); err != nil || st.Redis == nil {
+		t.Fatalf("status: %v, redis %v", err, st.Redis)
+	}
+	return st.Redis.Degraded, st.Redis.Why
+}
+
+func (tr *tracker) wantDegraded(t *testing.T, want bool) {
+	t.Helper()
+	eventually(t, 10*time.Second, fmt.Sprintf("degraded %v", want), func() error {
+		if part, why := tr.degraded(t); (part > 0) != want {
+			return fmt.Errorf("got %v, %q", part, why)
+		}
+		return nil
+	})
+}
+
+// TestQBittorrentsOnTwoNodes: one asks node A, the other node B, and the file moves. A third node, which neither has asked, counts.
+func TestQBittorrentsOnTwoNodes(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t)
+	a, b, c := serveShared(t, r), serveShared(t, r), serveShared(t, r)
+	p := newPayload(t, 16*mib, a.announce)
+	q := p
+	q.torrent = filepath.Join(t.TempDir(), "other.torrent")
+	raw, err := os.ReadFile(p.torrent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mi, err := metainfo.Load(strings.NewReader(string(raw)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mi.Announce = b.announce // the info dictionary, and so the hash, is the same
+	f, err := os.Create(q.torrent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(mi.Write(f), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+
+	seeder := startQBittorrent(t, "seed")
+	seeder.add(t, p, p.seedDir, true)
+	c.wantCounts(t, p.hash, counts{Complete: 1})
+	dir := filepath.Join(t.TempDir(), "leech")
+	leecher := startQBittorrent(t, "leech")
+	leecher.add(t, q, dir, false)
+	p.arrivesIn(t, dir)
+	leecher.done(t)
+	leecher.wantTracker(t, q, b.announce)
+	for _, tr := range []*tracker{a, b, c} {
+		tr.wantCounts(t, p.hash, counts{Complete: 2, Downloaded: 1})
+	}
+	leecher.remove(t)
+	c.wantCounts(t, p.hash, counts{Complete: 1, Downloaded: 1})
+	seeder.quit(t, syscall.SIGTERM, 30*time.Second)
+	c.wantCounts(t, p.hash, counts{Downloaded: 1})
+	for _, tr := range []*tracker{a, b, c} {
+		tr.stop(t)
+	}
+}
+
+// TestNodesAndRedisDie: three nodes, a swarm told to all of them in turn. A node that is killed takes nobody with it; while Redis is
+// dead every announce is answered, at once; and when it is back, empty, so is the swarm.
+func TestNodesAndRedisDie(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t)
+	nodes := []*tracker{serveShared(t, r), serveShared(t, r), serveShared(t, r)}
+	hash := metainfo.HashBytes([]byte(t.Name()))
+	for i := range 30 {
+		announce{from: fmt.Sprintf("127.0.1.%d", i+1), hash: hash, port: 2000 + i, left: int64(i % 2)}.mustTo(t, nodes[i%3].announce)
+	}
+	for _, n := range nodes {
+		n.wantCounts(t, hash, counts{Complete: 15, Incomplete: 15})
+	}
+	for i := range 2 {
+		reply := announce{from: fmt.Sprintf("127.0.2.%d", i+1), hash: hash, port: 3000, left: 1}.mustTo(t, nodes[1+i].announce)
+		if got := len(reply.peers(t)); got != 30+i {
+			t.Errorf("peers: got %d, want all %d, whomever they told", got, 30+i)
+		}
+	}
+
+	nodes[0].kill()
+	nodes[1].wantCounts(t, hash, counts{Complete: 15, Incomplete: 17})
+
+	r.kill()
+	nodes[1].wantDegraded(t, true)
+	nodes[2].wantDegraded(t, true)
+	for i := range 60 {
+		began := time.Now()
+		reply := announce{from: fmt.Sprintf("127.0.3.%d", i+1), hash: hash, port: 4000 + i, left: 1}.mustTo(t, nodes[1+i%2].announce)
+		if took := time.Since(began); took > 300*time.Millisecond {
+			t.Errorf("announce %d without redis took %v", i, took)
+		}
+		if got := len(reply.peers(t)); got < 31 {
+			t.Errorf("announce %d without redis: got %d peers, want what the node knows", i, got)
+		}
+	}
+	r.again()
+	nodes[1].wantDegraded(t, false)
+	nodes[2].wantDegraded(t, false)
+	// Those of the node that was killed come back by themselves, within an interval; theirs here at once.
+	fresh := serveShared(t, r)
+	fresh.wantCounts(t, hash, counts{Complete: 10, Incomplete: 72})
+	for _, n := range append(nodes[1:], fresh) {
+		n.stop(t)
+	}
+}
+
+// TestPromtoolAcceptsSharedMetrics of a node on Redis.
+func TestPromtoolAcceptsSharedMetrics(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t)
+	tr := serveShared(t, r)
+	announce{from: "127.0.0.2", hash: metainfo.HashBytes([]byte(t.Name())), port: 1002, left: 1}.mustTo(t, tr.announce)
+	body := string(tr.metrics(t))
+	promtool := exec.Command("promtool", "check", "metrics")
+	promtool.Stdin = strings.NewReader(body)
+	if out, err := promtool.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("promtool check metrics: %v\n%s", err, out)
+	}
+	for _, line := range []string{"spillway_redis_degraded 0\n", "spillway_redis_waits_total{result=\"asked\"} 1\n"} {
+		if !strings.Contains(body, line) {
+			t.Errorf("/metrics has no line %s", line)
+		}
+	}
+	tr.stop(t)
+}

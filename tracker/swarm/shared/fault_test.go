@@ -6,11 +6,14 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"spillway/tracker/swarm"
 )
@@ -265,5 +268,44 @@ func TestSwarmIsBounded(t *testing.T) {
 	}
 	if got := n.ScrapeWait([]swarm.InfoHash{crowdHash(0)}, nil)[0]; got.Incomplete != 100 {
 		t.Errorf("got %s", fmt.Sprint(got))
+	}
+}
+
+// TestRedisRefuses: what an operator has to turn is in Degraded, and turning it heals.
+func TestRedisRefuses(t *testing.T) {
+	t.Parallel()
+	why := func(n node, want string) {
+		t.Helper()
+		eventually(t, 10*time.Second, "degraded: "+want, func() bool {
+			d, bad := n.Degraded()
+			return bad && strings.Contains(d.Why, want)
+		})
+	}
+	ctx := context.Background()
+	server := startRedis(t, "--requirepass", "right")
+	n := startNode(t, Config{Addrs: []string{server.addr}, Password: "wrong"})
+	announceTo := func(n node, i int) {
+		var r swarm.Reply
+		a := crowdAnnounce(i)
+		n.AnnounceWait(&a, time.Now(), &r)
+	}
+	why(n, "store.redis.password")
+	good := startNode(t, Config{Addrs: []string{server.addr}, Password: "right"})
+	connected(t, good)
+
+	authed := redis.NewClient(&redis.Options{Addr: server.addr, Password: "right", DisableIdentity: true})
+	defer authed.Close()
+	authed.ConfigSet(ctx, "maxmemory", "1")
+	announceTo(good, 1)
+	why(good, "maxmemory")
+	authed.ConfigSet(ctx, "maxmemory", "0")
+	connected(t, good)
+	settle(t, good)
+
+	authed.ConfigSet(ctx, "requirepass", "wrong")
+	connected(t, n)
+	announceTo(n, 2)
+	if got := n.ScrapeWait([]swarm.InfoHash{crowdHash(1), crowdHash(2)}, nil); got[0].Incomplete != 1 || got[1].Incomplete != 1 {
+		t.Errorf("afterwards: got %+v", got)
 	}
 }

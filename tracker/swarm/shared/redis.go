@@ -117,6 +117,7 @@ func (s *Store) connect(ctx context.Context) {
 			s.redis.breakers[i].fail(err, time.Now())
 		}
 		s.metrics.failed.Add(1)
+		s.log.Warn("redis cannot be connected to, going on with what this node knows", "addrs", s.cfg.Addrs, "why", reasonOf(err))
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -90,19 +89,6 @@ func (r *redisServer) swarms() int {
 		r.t.Fatal(err)
 	}
 	return int(n) - laneCount
-}
-
-func (r *redisServer) memory() int {
-	info, err := r.Info(context.Background(), "memory").Result()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	var n int
-	_, after, _ := strings.Cut(info, "used_memory:")
-	if _, err := fmt.Sscan(after, &n); err != nil {
-		r.t.Fatal(err)
-	}
-	return n
 }
 
 var ports struct {

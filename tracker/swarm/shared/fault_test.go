@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -308,4 +309,62 @@ func TestRedisRefuses(t *testing.T) {
 	if got := n.ScrapeWait([]swarm.InfoHash{crowdHash(1), crowdHash(2)}, nil); got[0].Incomplete != 1 || got[1].Incomplete != 1 {
 		t.Errorf("afterwards: got %+v", got)
 	}
+}
+
+// TestRights: what docs/redis.md says is enough is enough.
+func TestRights(t *testing.T) {
+	t.Parallel()
+	docs, err := os.ReadFile("../../../docs/redis.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(docs), "## Rights")
+	var rules []any
+	for _, quoted := range strings.Split(section, "`")[1:] {
+		for _, r := range strings.Fields(quoted) {
+			if strings.HasPrefix(r, "+") {
+				rules = append(rules, r)
+			}
+		}
+	}
+	if len(rules) < 10 {
+		t.Fatalf("rules in docs/redis.md: got %v", rules)
+	}
+	ctx := context.Background()
+	user := append([]any{"acl", "setuser", "tracker", "on", ">secret", "~sw:*", "-@all"}, rules...)
+	play := func(t *testing.T, addrs []string) {
+		n := startNode(t, strict(Config{Addrs: addrs, Username: "tracker", Password: "secret", Node: "a node"}))
+		connected(t, n)
+		for i := range 40 {
+			var r swarm.Reply
+			a := crowdAnnounce(i)
+			n.AnnounceWait(&a, time.Now(), &r)
+			a.Event = swarm.EventStopped
+			if i%2 == 0 {
+				n.AnnounceWait(&a, time.Now(), &r)
+			}
+		}
+		if d, bad := n.Degraded(); bad || n.metrics.failed.Load() > 0 {
+			t.Errorf("%d calls failed, %s", n.metrics.failed.Load(), d.Why)
+		}
+		if c := n.ScrapeWait([]swarm.InfoHash{crowdHash(1), crowdHash(2)}, nil); c[0].Incomplete != 1 || c[1].Incomplete != 0 {
+			t.Errorf("got %+v", c)
+		}
+	}
+	t.Run("one", func(t *testing.T) {
+		server := startRedis(t)
+		if err := server.Do(ctx, user...).Err(); err != nil {
+			t.Fatal(err)
+		}
+		play(t, []string{server.addr})
+	})
+	t.Run("cluster", func(t *testing.T) {
+		masters, addrs := startCluster(t)
+		for _, m := range masters {
+			if err := m.Do(ctx, user...).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		play(t, addrs)
+	})
 }

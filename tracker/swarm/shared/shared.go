@@ -245,7 +245,7 @@ func (s *Store) record(l *lane, v *view, a *swarm.Announce, now time.Time) (know
 		s.buffer(l, v, kind, end, meta)
 	}
 	if a.Has4 {
-		one(kind, a.V4[:]) // family4 is 0
+		one(kind, a.V4[:])     // family4 is 0
 		kind &^= kindCompleted // one peer on two families has downloaded once
 	}
 	if a.Has6 {

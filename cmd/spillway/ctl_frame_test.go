@@ -120,6 +120,9 @@ func TestCtlPictures(t *testing.T) {
 	st, blocks := busyStatus(), busyBlocks()
 	f("status", statusLines(&st, noon, false))
 	f("status-colour", statusLines(&st, noon, true))
+	since := noon.Add(-90 * time.Second)
+	st.Redis = &admin.Redis{Degraded: 5.0 / 16, Since: &since, Why: "dial tcp 10.0.0.5:6379: connect: connection refused"}
+	f("status-redis", statusLines(&st, noon, false))
 	f("block", blockLines(&blocks, noon, false))
 	f("block-none", blockLines(&admin.Blocks{}, noon, false))
 }

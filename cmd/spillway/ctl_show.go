@@ -70,6 +70,19 @@ func statusLines(st *admin.Status, now time.Time, colour bool) []string {
 			l.add(plain, "; not saved since the start")
 		}
 	})
+	if r := st.Redis; r != nil {
+		row("redis", func(l *line) {
+			if r.Degraded == 0 {
+				l.add(plain, "answers; these are the peers of this node, replies have those of all")
+				return
+			}
+			l.addf(red, "does not answer for %s of the swarms", percent(r.Degraded))
+			if r.Since != nil {
+				l.addf(plain, ", for %s", span(now.Sub(*r.Since)))
+			}
+			l.add(plain, ": "+r.Why)
+		})
+	}
 	if load.Parked > 0 || st.LogDropped > 0 {
 		row("besides", func(l *line) {
 			l.addf(plain, "%s refused clients wait for their answer, %s log lines were dropped", count(int64(load.Parked)), count(int64(st.LogDropped)))

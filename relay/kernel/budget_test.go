@@ -146,6 +146,22 @@ func TestASlowClientTakesNoBudget(t *testing.T) {
 	}
 }
 
+// Behind masquerade a port comes again while the backend still has its last connection in TIME_WAIT: then it answers with an ACK of that
+// one, the client resets it and tries again.
+func TestAnAnswerOfAnOldConnectionFreesThePlace(t *testing.T) {
+	l := newLab(t, 1)
+	l.vanish(t, 0)
+	cfg := l.config(backend4(0))
+	cfg.Budget = 64
+	p := open(t, cfg)
+	send(t, l.client, 0, 64, fresh)
+	if b := counts(t, p).Backends[0]; b.Unanswered != 64 {
+		t.Fatalf("%+v; want 64 waiting", b)
+	}
+	send(t, l.backends[0], 0, 64, func(i int) []byte { return packet(backend4(0), spoofed(i), ack, 1000, 7) })
+	eventually(t, "all answered", time.Second, func() bool { return counts(t, p).Backends[0].Unanswered == 0 })
+}
+
 // A backend that refuses has given a sign of life, too.
 func TestARefusalFreesThePlace(t *testing.T) {
 	l := newLab(t, 1) // nobody serves

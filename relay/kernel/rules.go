@@ -57,7 +57,8 @@ const (
 
 	stateEstablished, stateRelated, stateUntracked = 2, 4, 64
 
-	statusDNAT = 1 << 5
+	statusAssured = 1 << 2 // the handshake is over
+	statusDNAT    = 1 << 5
 )
 
 // rule is a rule of a chain.
@@ -148,6 +149,9 @@ func (cfg Config) rules(mark string) []rule {
 		// Another protocol's may have anything where TCP has its flags, so they only come first.
 		newRule("segments", "", jump("dead")),
 		newRule("segments", "", anyFlag(syn|rst|psh, r0), isTCP(r0), continueAt("signs")),
+		newRule("segments", "no SYN-ACK, and an answer all the same: the backend still has an old connection from that port",
+			flags(fin|syn|rst|psh|ack, ack, r0), ct(unix.NFT_CT_STATUS, r0), mask(r0, binary.NativeEndian.AppendUint32(nil, statusAssured)), equal(r0, make([]byte, 4)),
+			isTCP(r0), continueAt("signs")),
 		newRule("size", "", flags(syn|rst, syn, r0), isTCP(r0), continueAt("syn")),
 	}
 	for _, f := range cfg.families() {

@@ -274,7 +274,7 @@ func Default() Config {
 			ProfileExtra: true,
 			Proxy: RelayProxy{
 				MaxConns:       20000,
-				ConnectTimeout: Duration(time.Second),
+				ConnectTimeout: Duration(500 * time.Millisecond),
 				IdleTimeout:    Duration(5 * time.Minute),
 			},
 			Admin: RelayAdmin{Listen: "127.0.0.1:7071"},

@@ -73,6 +73,7 @@ type Path struct {
 type backend struct {
 	addr       address
 	connecting atomic.Int64
+	lateAt     atomic.Int64 // when a connect was given up last, by the loops' clock; 0: never
 
 	opened, down, budget, spoken atomic.Uint64
 }

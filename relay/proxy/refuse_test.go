@@ -145,6 +145,16 @@ func TestBackendDoesNotAnswer(t *testing.T) {
 		t.Errorf("counts: %+v, failed %d", c, p.Stats().Failed)
 	}
 
+	// Others would wait as long: one may try in the next second.
+	waiting = append(waiting[:0], dial(t, p, 0))
+	eventually(t, "one waits", func() bool { return counts(t, p).Backends[0].Unanswered == cfg.Budget/latePart })
+	for range 5 {
+		refused(t, p, "127.0.0.1", "")
+	}
+	at.add(cfg.ConnectTimeout * 11 / 10)
+	isReset(t, waiting[0])
+	at.add(time.Duration(lateFor))
+
 	// Half of the bands is a quarter of the budget.
 	plan := planFor(p)
 	plan.Open[0] = 2

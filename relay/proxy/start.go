@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -76,10 +77,22 @@ func (l *loop) admit(client netip.Addr) (target int16, ok bool) {
 	return target, l.mayConnect(target)
 }
 
+// A backend that has not answered a connect in time drops SYNs: its accept queue is full. Whoever else is sent there waits in vain as
+// well, as long as the timeout; so for lateFor few may, and the others are refused at once. It is given what it takes all the same, since
+// a connect it answers gives its place back.
+const (
+	lateFor  = int64(time.Second)
+	latePart = 16
+)
+
 // mayConnect takes a place among those that wait for the backend's first sign of life.
 func (l *loop) mayConnect(target int16) bool {
 	b := l.p.backends[target]
-	if b.connecting.Add(1) > l.plan.budget[target] {
+	places := l.plan.budget[target]
+	if at := b.lateAt.Load(); at > 0 && l.now-at < lateFor {
+		places = max(places/latePart, 1)
+	}
+	if b.connecting.Add(1) > places {
 		b.connecting.Add(-1)
 		b.budget.Add(1)
 		return false
@@ -166,6 +179,9 @@ func (l *loop) connected(c *conn) {
 // connectFailed tries another backend, once, with first or what waits to be sent. False means that c is over.
 func (l *loop) connectFailed(c *conn, err error, first []byte) bool {
 	l.p.stats.failed.Add(1)
+	if errors.Is(err, unix.ETIMEDOUT) {
+		l.p.backends[c.target].lateAt.Store(l.now)
+	}
 	c.connecting = false
 	l.p.backends[c.target].connecting.Add(-1)
 	refused := c.target

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -169,7 +170,8 @@ func clientName(node string) string {
 func (s *Store) clusterOptions() *redis.ClusterOptions {
 	o := s.options(s.cfg.Addrs[0])
 	return &redis.ClusterOptions{
-		Addrs: s.cfg.Addrs, Username: o.Username, Password: o.Password, ClientName: o.ClientName,
+		Addrs:    slices.Clone(s.cfg.Addrs), // the client appends to them
+		Username: o.Username, Password: o.Password, ClientName: o.ClientName,
 		MaxRedirects: 3, MaxRetries: -1, DialerRetries: 1,
 		DialTimeout: o.DialTimeout, ReadTimeout: o.ReadTimeout, WriteTimeout: o.WriteTimeout, PoolTimeout: o.PoolTimeout,
 		ContextTimeoutEnabled: true, PoolSize: laneCount + 4, DisableIdentity: true, Protocol: 2, TLSConfig: o.TLSConfig,

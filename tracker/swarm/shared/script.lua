@@ -263,7 +263,8 @@ local function swarm(want, announces)
       local have, take = b[l], b[l]
       if n[l] > want then take = math.min(have, math.ceil(want * have / n[l])) end
       for j = 0, take - 1 do
-        local s = load(l, (dice + j) % have)
+        -- Spread over all buckets: those that have split are half as full as those that have not, and lie side by side.
+        local s = load(l, (dice + floor(j * have / take)) % have)
         if s ~= '' then parts[#parts + 1] = sub(s, 3) end
       end
     end

@@ -13,21 +13,20 @@ type waiter struct {
 	store *Store
 	ch    chan struct{} // closed, or
 	done  func()        // called
-	timer *time.Timer   // what bounds done's wait; nil with ch
 }
 
-func (w *waiter) tell() {
+// tell tells it, and whether it had not been told before.
+func (w *waiter) tell() (first bool) {
 	w.once.Do(func() {
+		first = true
 		w.store.waiting.Add(-1)
-		if w.timer != nil {
-			w.timer.Stop()
-		}
 		if w.ch != nil {
 			close(w.ch)
 		} else {
 			w.done()
 		}
 	})
+	return first
 }
 
 // mayWait registers a waiter for the next thing a call brings to v, or returns nil: when Redis is slow or down, or when too many
@@ -90,9 +89,10 @@ func (s *Store) Ask(infoHash *swarm.InfoHash, now time.Time, done func()) bool {
 	}
 	// Nobody can tell w before the lock is given back.
 	w.ch, w.done = nil, done
-	w.timer = time.AfterFunc(s.cfg.Wait, func() {
-		s.metrics.waitTimeouts.Add(1)
-		w.tell()
+	time.AfterFunc(s.cfg.Wait, func() {
+		if w.tell() {
+			s.metrics.waitTimeouts.Add(1)
+		}
 	})
 	return false
 }

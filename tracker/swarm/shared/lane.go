@@ -22,7 +22,7 @@ type lane struct {
 	mu    sync.Mutex // guards everything below, and the views
 	views map[swarm.InfoHash]*view
 	queue []*view // those with something to send or to fetch, oldest first
-	bytes int64   // of the views, as of their last change
+	bytes int64   // of the views
 }
 
 func (l *lane) init(s *Store, number int) {
@@ -38,20 +38,23 @@ func (s *Store) lane(hash *swarm.InfoHash) *lane {
 func (l *lane) view(hash swarm.InfoHash, now time.Time) *view {
 	v := l.views[hash]
 	if v == nil {
+		// Views grow after they are made, so one may not be enough; a few are as fast as anybody can make new ones.
 		most := l.store.cfg.MaxViewBytes / laneCount
-		if l.bytes+viewBytes > most && !l.makeRoom(now) {
-			return nil
+		for tries := 0; l.bytes+viewBytes > most; tries++ {
+			if tries == 4 || !l.makeRoom() {
+				return nil
+			}
 		}
 		v = &view{hash: hash}
 		l.views[hash] = v
-		l.bytes += viewBytes
+		l.count(v)
 	}
 	v.usedAt = now.UnixNano()
 	return v
 }
 
 // makeRoom drops one of a few views taken by chance: the one unused for longest of those that hold nothing but what Redis has.
-func (l *lane) makeRoom(now time.Time) bool {
+func (l *lane) makeRoom() bool {
 	var oldest *view
 	looked := 0
 	for _, v := range l.views { // in Go's random order
@@ -70,8 +73,15 @@ func (l *lane) makeRoom(now time.Time) bool {
 	return true
 }
 
+// count brings the lane's bytes up to date with the view's.
+func (l *lane) count(v *view) {
+	n := v.bytes()
+	l.bytes += int64(n - v.counted)
+	v.counted = n
+}
+
 func (l *lane) drop(v *view) {
-	l.bytes -= int64(v.bytes())
+	l.bytes -= int64(v.counted)
 	delete(l.views, v.hash)
 }
 
@@ -157,6 +167,7 @@ func (l *lane) end(v *view, tell bool) {
 		}
 		v.waiters = nil
 	}
+	l.count(v)
 	if v.ops.bytes() > 0 || v.want != needNothing {
 		l.push(v)
 	} else if v.peersAt == 0 && v.countsAt == 0 {
@@ -167,22 +178,21 @@ func (l *lane) end(v *view, tell bool) {
 // How long a view is kept that nobody asks for. While Redis is down it is kept: it is all there is to know of other nodes' peers.
 const keepIdle = time.Minute
 
-// sweep drops views that are no longer used, and counts the memory of the rest anew.
+// sweep drops views that are no longer used, and from the rest who has expired.
 func (l *lane) sweep(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	down := l.store.breaker(l).down()
 	tick := tickOf(now.Add(l.store.skew()))
-	l.bytes = 0
-	for hash, v := range l.views {
+	for _, v := range l.views {
 		if !down && v.idle() && now.UnixNano()-v.usedAt > int64(keepIdle) {
-			delete(l.views, hash)
+			l.drop(v)
 			continue
 		}
 		if l.store.cold(v, v.peersAt, now) {
 			v.trim(tick)
 		}
-		l.bytes += int64(v.bytes())
+		l.count(v)
 	}
 }
 

@@ -288,3 +288,54 @@ func TestForeignKey(t *testing.T) {
 		t.Errorf("the key now holds %q", got)
 	}
 }
+
+// TestViewsAreBounded: whatever is announced and fetched, views stay within their memory, and answers are right.
+func TestViewsAreBounded(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	const bound = 1 << 20
+	a, b := startNode(t, Config{Addrs: []string{server.addr}}), startNode(t, Config{Addrs: []string{server.addr}, MaxViewBytes: bound})
+	connected(t, a, b)
+	var r swarm.Reply
+	const swarms, each = 3000, 20
+	announceTo := func(n node, torrent, peer int) {
+		an := swarm.Announce{InfoHash: swarm.InfoHash{byte(torrent * 7), byte(torrent), byte(torrent >> 8)}, TTL: time.Hour, NumWant: 50, Has4: true}
+		an.V4 = swarm.Endpoint4{10, 0, 0, byte(peer), 0, 1}
+		n.Announce(&an, time.Now(), &r)
+	}
+	for torrent := range swarms {
+		for peer := range each {
+			announceTo(a, torrent, peer)
+		}
+		if torrent%100 == 0 {
+			settle(t, a)
+		}
+	}
+	settle(t, a)
+	for torrent := range swarms {
+		an := swarm.Announce{InfoHash: swarm.InfoHash{byte(torrent * 7), byte(torrent), byte(torrent >> 8)}, TTL: time.Hour, NumWant: 50, Has4: true}
+		an.V4 = swarm.Endpoint4{10, 0, 1, 0, 0, 1}
+		b.AnnounceWait(&an, time.Now(), &r)
+		if r.Incomplete != each+1 || len(r.Peers4) != 6*each {
+			t.Fatalf("swarm %d: got %+v and %d peers", torrent, r.Counts, len(r.Peers4)/6)
+		}
+		if views, bytes := b.views(); bytes > bound || bytes < 0 {
+			t.Fatalf("swarm %d: %d views take %d bytes, want %d at most", torrent, views, bytes, bound)
+		}
+	}
+	if b.metrics.evicted.Load() == 0 {
+		t.Error("none was evicted: the test proves nothing")
+	}
+	total := int64(0)
+	for i := range b.lanes {
+		l := &b.lanes[i]
+		l.mu.Lock()
+		for _, v := range l.views {
+			total += int64(v.bytes())
+		}
+		l.mu.Unlock()
+	}
+	if _, bytes := b.views(); bytes != total {
+		t.Errorf("bytes counted: got %d, want %d", bytes, total)
+	}
+}

@@ -282,7 +282,7 @@ func (s *Store) buffer(l *lane, v *view, kind byte, end []byte, meta uint16) {
 		s.metrics.coalesced.Add(1)
 	}
 	s.buffered.Add(int64(n))
-	l.bytes += int64(n)
+	l.count(v)
 }
 
 // overflow counts what Redis is not told.

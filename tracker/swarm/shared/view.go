@@ -27,6 +27,7 @@ type view struct {
 	want    need      // what the next call shall bring
 	asked   need      // what the call under way brings
 	queued  bool      // in the lane's queue
+	counted int       // bytes the lane has counted for it
 	waiters []*waiter // told when a call has brought something, or failed
 }
 

@@ -261,6 +261,79 @@ func TestBigSwarm(t *testing.T) {
 	}
 }
 
+// TestBigSwarmDies: nearly all of a big swarm falls silent. Calls stay cheap while that is found out, and the counts become right.
+func TestBigSwarmDies(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t, "--slowlog-log-slower-than", "20000")
+	clock := new(clock)
+	now := time.Now()
+	clock.set(now)
+	n := startNode(t, strict(Config{Addrs: []string{server.addr}, Now: clock.now}))
+	connected(t, n)
+	const peers, alive = 30_000, 10
+	var r swarm.Reply
+	for i := range peers {
+		a := swarm.Announce{InfoHash: swarm.InfoHash{7}, TTL: time.Hour, Has4: true, V4: swarm.Endpoint4{10, 0, byte(i >> 8), byte(i), 0, 1}}
+		if i < alive {
+			a.TTL = 10 * time.Hour
+		}
+		n.Announce(&a, now, &r)
+		if i%2000 == 0 {
+			settle(t, n)
+		}
+	}
+	settle(t, n)
+	server.Do(context.Background(), "slowlog", "reset")
+	now = now.Add(2 * time.Hour)
+	clock.set(now)
+	calls := 0
+	for ; calls < 500; calls++ {
+		a := swarm.Announce{InfoHash: swarm.InfoHash{7}, TTL: 10 * time.Hour, Has4: true, NumWant: 50, V4: swarm.Endpoint4{10, 0, 0, byte(calls % alive), 0, 1}}
+		n.AnnounceWait(&a, now, &r)
+		if r.Incomplete == alive && len(r.Peers4) == 6*(alive-1) {
+			break
+		}
+	}
+	t.Logf("right after %d calls", calls)
+	if calls == 500 {
+		t.Errorf("after %d calls: got %+v and %d peers, want %d", calls, r.Counts, len(r.Peers4)/6, alive)
+	}
+	if fields := server.HLen(context.Background(), "sw:"+string([]byte{7, 19: 0})).Val(); fields > 20 {
+		t.Errorf("fields: got %d, want a few buckets", fields)
+	}
+	if slow, _ := server.Do(context.Background(), "slowlog", "len").Int(); slow > 0 {
+		t.Errorf("%d calls took longer than 20 ms", slow)
+	}
+}
+
+// A swarm the script cannot deal with takes no other down with it.
+func TestDamagedSwarm(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	n := startNode(t, Config{Addrs: []string{server.addr}})
+	connected(t, n)
+	bad, good := swarm.InfoHash{1}, swarm.InfoHash{2}
+	if err := server.HSet(context.Background(), "sw:"+string(bad[:]), "m", "cut short").Err(); err != nil {
+		t.Fatal(err)
+	}
+	var r swarm.Reply
+	for i := range 20 {
+		for _, hash := range []swarm.InfoHash{bad, good} {
+			a := swarm.Announce{InfoHash: hash, TTL: time.Hour, Has4: true, NumWant: 50, V4: swarm.Endpoint4{10, 0, 0, byte(i), 0, 1}}
+			n.Announce(&a, time.Now(), &r)
+		}
+	}
+	settle(t, n)
+	other := startNode(t, strict(Config{Addrs: []string{server.addr}}))
+	connected(t, other)
+	if got := other.ScrapeWait([]swarm.InfoHash{good}, nil)[0]; got.Incomplete != 20 {
+		t.Errorf("the good one: got %+v", got)
+	}
+	if _, degraded := n.Degraded(); degraded || n.metrics.unreadable.Load() == 0 || n.metrics.dropped.Load() == 0 {
+		t.Errorf("degraded %v, unreadable %d, dropped %d", degraded, n.metrics.unreadable.Load(), n.metrics.dropped.Load())
+	}
+}
+
 // A key that is somebody else's is left alone, and said.
 func TestForeignKey(t *testing.T) {
 	t.Parallel()

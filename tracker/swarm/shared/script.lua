@@ -20,6 +20,7 @@ local WIDTH = {8, 8, 20, 20, 14, 14}        -- and with expiry and flag
 local NAME = {'a', 'b', 'c', 'd', 'e', 'f'} -- the field of a list's first bucket
 local BIT = {1, 2, 4, 8, 16, 32}
 local FILL, SPARSE = 32, 8                  -- peers a bucket, on average: split above, merge below
+local MERGES = 16                           -- at most, of a list in a call
 
 -- The swarm at hand.
 local key, mult, paused
@@ -262,6 +263,8 @@ local function swarm(want, announces)
     if want > 0 and n[l] > 0 then
       local have, take = b[l], b[l]
       if n[l] > want then take = math.min(have, math.ceil(want * have / n[l])) end
+      -- A list that was big and whose peers have gone has more buckets than peers, for a while: its sample is then smaller.
+      take = math.min(take, floor(want / SPARSE) + 8)
       for j = 0, take - 1 do
         -- Spread over all buckets: those that have split are half as full as those that have not, and lie side by side.
         local s = load(l, (dice + floor(j * have / take)) % have)
@@ -274,9 +277,10 @@ local function swarm(want, announces)
   for l = 1, 6 do
     if n[l] == 0 then
       b[l] = 0
-    elseif b[l] > 1 and n[l] < SPARSE * b[l] then
-      merge(l)
-      if b[l] > 1 then merge(l) end
+    else
+      for _ = 1, MERGES do
+        if b[l] > 1 and n[l] < SPARSE * b[l] then merge(l) end
+      end
     end
   end
 

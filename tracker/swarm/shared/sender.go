@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -204,6 +205,9 @@ func (s *Store) settle(c call, err error, at time.Time, tick int64) bool {
 		}
 	}
 	b := s.breaker(c.jobs[0].lane)
+	if isBug(err) {
+		return s.single(c, at, tick)
+	}
 	if err != nil {
 		s.metrics.failed.Add(1)
 		s.opened(b, err)
@@ -221,6 +225,36 @@ func (s *Store) settle(c call, err error, at time.Time, tick int64) bool {
 		}
 	}
 	return true
+}
+
+// isBug tells an error in the script from one that Redis has with a command of it, as OOM.
+func isBug(err error) bool {
+	var reply redis.Error
+	return errors.As(err, &reply) && strings.HasPrefix(err.Error(), "ERR user_script:")
+}
+
+// single finds the swarm that the script cannot deal with, so that the others of its call do not suffer for it. What that swarm's
+// peers have said is dropped: it would stand in the way for ever.
+func (s *Store) single(c call, at time.Time, tick int64) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*s.cfg.Wait)
+	defer cancel()
+	ok := true
+	for i := range c.jobs {
+		one := call{jobs: c.jobs[i : i+1]}
+		one.cmd = s.command(ctx, "eval", scriptSource, one.jobs, tick)
+		_ = (*s.redis.client.Load()).Process(ctx, one.cmd)
+		err := one.cmd.Err()
+		if !isBug(err) {
+			ok = s.settle(one, err, at, tick) && ok
+			continue
+		}
+		v := one.jobs[0].view
+		s.metrics.unreadable.Add(1)
+		s.metrics.dropped.Add(uint64(len(one.jobs[0].ops) / opBytes(family4)))
+		_ = one.jobs[0].lane.done(v, "", at, tick)
+		s.log.Warn("BUG: the script cannot deal with a swarm; delete its key", "key", s.cfg.Prefix+hexOf(&v.hash), "err", err)
+	}
+	return ok
 }
 
 // A call is the script for some swarms.

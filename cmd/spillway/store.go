@@ -33,6 +33,7 @@ func (s *server) newStore() {
 		Wait:             time.Duration(cfg.Redis.Wait),
 		Sample:           2 * s.cfg.Tracker.NumWant.Max,
 		MaxPeersPerSwarm: cfg.Memory.MaxPeersPerSwarm,
+		MaxViewBytes:     int64(cfg.Memory.Max) / 2,
 	}, s.table, s.logs.Limited)
 	s.swarms = s.shared
 }

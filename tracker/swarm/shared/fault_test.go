@@ -255,6 +255,40 @@ func TestAsk(t *testing.T) {
 	}
 }
 
+// TestOldViews: what a node has heard of the others' peers it tells while Redis is dead, for as long as they would have been listed.
+func TestOldViews(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	clock := new(clock)
+	now := time.Now()
+	clock.set(now)
+	cfg := Config{Addrs: []string{server.addr}, Now: clock.now}
+	a, b := startNode(t, cfg), startNode(t, cfg)
+	connected(t, a, b)
+	var r swarm.Reply
+	for i := range 10 {
+		an := crowdAnnounce(i * crowdSwarms)
+		a.Announce(&an, now, &r)
+	}
+	settle(t, a)
+	an := crowdAnnounce(10 * crowdSwarms)
+	an.TTL = 3 * time.Hour
+	b.AnnounceWait(&an, now, &r)
+	server.kill()
+	eventually(t, 5*time.Second, "degraded", func() bool { b.AnnounceWait(&an, clock.now(), &r); return b.breakersOpen() })
+	for _, c := range []struct {
+		after time.Duration
+		told  int
+	}{{20 * time.Minute, 10}, {55 * time.Minute, 10}, {65 * time.Minute, 0}} {
+		clock.set(now.Add(c.after))
+		b.Store.Sweep(clock.now())
+		b.Announce(&an, clock.now(), &r)
+		if len(r.Peers4) != 6*c.told || int(r.Incomplete) != c.told+1 {
+			t.Errorf("after %v: got %d peers, %+v, want %d", c.after, len(r.Peers4)/6, r.Counts, c.told)
+		}
+	}
+}
+
 // TestSwarmIsBounded: a swarm in Redis takes no more peers than it may have.
 func TestSwarmIsBounded(t *testing.T) {
 	t.Parallel()

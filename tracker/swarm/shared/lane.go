@@ -175,24 +175,21 @@ func (l *lane) end(v *view, tell bool) {
 	}
 }
 
-// How long a view is kept that nobody asks for. While Redis is down it is kept: it is all there is to know of other nodes' peers.
-const keepIdle = time.Minute
+// keepIdle is how long a view is kept that nobody asks for, if there is memory for it. Long: it is all there is to tell of other nodes'
+// peers when Redis is down, and to those that cannot wait.
+const keepIdle = 30 * time.Minute
 
-// sweep drops views that are no longer used, and from the rest who has expired.
+// sweep drops views that are no longer used.
 func (l *lane) sweep(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	down := l.store.breaker(l).down()
-	tick := tickOf(now.Add(l.store.skew()))
+	if l.store.breaker(l).down() {
+		return
+	}
 	for _, v := range l.views {
-		if !down && v.idle() && now.UnixNano()-v.usedAt > int64(keepIdle) {
+		if now.UnixNano()-v.usedAt > int64(keepIdle) && v.idle() {
 			l.drop(v)
-			continue
 		}
-		if l.store.cold(v, v.peersAt, now) {
-			v.trim(tick)
-		}
-		l.count(v)
 	}
 }
 

@@ -211,6 +211,9 @@ func (s *Store) announce(a *swarm.Announce, now time.Time, r *swarm.Reply, wait 
 		s.ownReply(a, now, r, wasKnown)
 		return
 	}
+	if s.cold(v, v.peersAt, now) { // neither fetched nor waited for: Redis is down, or the caller cannot wait
+		v.trim(tickOf(now.Add(s.skew())))
+	}
 	r.Counts, r.Known = v.counts(), wasKnown
 	v.reply(a, r)
 	l.mu.Unlock()
@@ -346,6 +349,9 @@ func (s *Store) scrapeOne(hash *swarm.InfoHash, now time.Time, wait bool) (c swa
 	}
 	if v.countsAt == 0 {
 		return s.own.Scrape([]swarm.InfoHash{*hash}, nil)[0], w
+	}
+	if s.cold(v, v.countsAt, now) {
+		v.trim(tickOf(now.Add(s.skew())))
 	}
 	return v.counts(), w
 }

@@ -148,7 +148,7 @@ func (v *view) apply(kind byte, end []byte, meta uint16, most int) (known bool) 
 	return known
 }
 
-// trim takes out who has expired: for views that have not been fetched for long, because Redis is down.
+// trim takes out who has expired, of a view that has not been fetched for long.
 func (v *view) trim(tick int64) {
 	for l := range v.lists {
 		width := widthOf(l)

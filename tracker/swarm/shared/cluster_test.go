@@ -4,6 +4,7 @@ package shared
 
 import (
 	"context"
+	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
@@ -15,12 +16,18 @@ import (
 // startCluster makes three masters one cluster, as an operator does.
 func startCluster(t testing.TB) (masters []*redisServer, addrs []string) {
 	t.Helper()
+	return startReplicated(t, 0)
+}
+
+// startReplicated is startCluster with so many replicas of each master.
+func startReplicated(t testing.TB, replicas int) (masters []*redisServer, addrs []string) {
+	t.Helper()
 	argv := []string{"redis-cli", "--cluster", "create"}
-	for range 3 {
+	for range 3 + 3*replicas {
 		m := startRedis(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no")
 		masters, addrs = append(masters, m), append(addrs, m.addr)
 	}
-	argv = append(append(argv, addrs...), "--cluster-yes")
+	argv = append(append(argv, addrs...), "--cluster-yes", "--cluster-replicas", fmt.Sprint(replicas))
 	if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v: %s", strings.Join(argv, " "), err, out)
 	}
@@ -30,7 +37,7 @@ func startCluster(t testing.TB) (masters []*redisServer, addrs []string) {
 			return err == nil && strings.Contains(info, "cluster_state:ok")
 		})
 	}
-	return masters, addrs
+	return masters[:3], addrs // redis-cli takes the first for masters
 }
 
 func TestSuiteOnCluster(t *testing.T) {
@@ -74,6 +81,32 @@ func TestMasterIsKilled(t *testing.T) {
 	c.stop()
 	c.wantAll(t, 20*time.Second, cfg)
 	t.Logf("%d announces, slowest %v, %d over the wait", c.n.Load(), time.Duration(c.slowest.Load()), c.over.Load())
+	if slowest := time.Duration(c.slowest.Load()); slowest > 100*time.Millisecond+slack {
+		t.Errorf("slowest announce: got %v, want 100 ms at most, and what the machine adds", slowest)
+	}
+}
+
+// TestReplicaTakesOver: a master is killed for good, and its replica has its slots a moment later.
+func TestReplicaTakesOver(t *testing.T) {
+	t.Parallel()
+	masters, addrs := startReplicated(t, 1)
+	cfg := Config{Addrs: addrs, Fresh: 50 * time.Millisecond}
+	a, b := startNode(t, cfg), startNode(t, cfg)
+	connected(t, a, b)
+	for _, m := range masters {
+		eventually(t, 20*time.Second, "a replica in step", func() bool {
+			info, err := m.Info(context.Background(), "replication").Result()
+			return err == nil && strings.Contains(info, "state=online")
+		})
+	}
+	c := startCrowd(t, 100*time.Millisecond, a, b)
+	eventually(t, 20*time.Second, "load", func() bool { return c.n.Load() > 3000 })
+	masters[2].kill()
+	eventually(t, 10*time.Second, "degraded", a.breakersOpen)
+	eventually(t, 30*time.Second, "healed", func() bool { return !a.breakersOpen() && !b.breakersOpen() })
+	c.stop()
+	c.wantAll(t, 20*time.Second, cfg)
+	t.Logf("%d announces, slowest %v", c.n.Load(), time.Duration(c.slowest.Load()))
 	if slowest := time.Duration(c.slowest.Load()); slowest > 100*time.Millisecond+slack {
 		t.Errorf("slowest announce: got %v, want 100 ms at most, and what the machine adds", slowest)
 	}

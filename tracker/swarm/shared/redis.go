@@ -183,6 +183,9 @@ func (s *Store) clusterOptions() *redis.ClusterOptions {
 // has changed, or is gone, Redis has lost more than it.
 func (s *Store) look(ctx context.Context) {
 	client := *s.redis.client.Load()
+	if c, ok := client.(*redis.ClusterClient); ok && s.breakersOpen() {
+		c.ReloadState(ctx) // a replica may have taken over; a dead master redirects nobody
+	}
 	ctx, cancel := context.WithTimeout(ctx, 5*s.cfg.Wait)
 	defer cancel()
 	pipe := client.Pipeline()
@@ -202,6 +205,7 @@ func (s *Store) look(ctx context.Context) {
 		}
 		s.redis.skewNs.Store(int64(skew))
 	}
+	lost := false
 	for i := range s.lanes {
 		b := s.breaker(&s.lanes[i])
 		got, err := get[i].Text()
@@ -221,11 +225,15 @@ func (s *Store) look(ctx context.Context) {
 		if old := s.redis.seen[i]; got != old {
 			// Nobody's, when this node has just started: then what it has from its snapshot is news.
 			if old != "" || got == value {
-				s.metrics.lost.Add(1)
 				s.refill.need()
 			}
+			lost = lost || old != ""
 			s.redis.seen[i] = got
 		}
+	}
+	if lost {
+		s.metrics.lost.Add(1)
+		s.log.Warn("redis has lost what it was told, this node's peers are announced to it again")
 	}
 }
 

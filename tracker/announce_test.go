@@ -302,3 +302,31 @@ func TestPeerLifetime(t *testing.T) {
 		t.Errorf("got %v, want 1h", got)
 	}
 }
+
+// ailing is a store that cannot do all of its work.
+type ailing struct {
+	*swarm.Table
+	by float64
+}
+
+func (a ailing) Stretch() float64 { return a.by }
+
+// A store that is ill has its clients come back later, within tracker.max_interval.
+func TestStoreStretchesTheInterval(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		by          float64
+		least, most int
+	}{{1, 1440, 2160}, {1.5, 2160, 3240}, {100, 5400, 5400}} {
+		tr, err := New(Config{Interval: 30 * time.Minute, MaxInterval: 90 * time.Minute, NumWant: 50, MaxNumWant: 200, AccessMode: "open"},
+			ailing{swarm.New(swarm.Config{}), c.by}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 1000 {
+			if got := tr.interval(); got < c.least || got > c.most {
+				t.Fatalf("by %v: got %d s, want %d to %d", c.by, got, c.least, c.most)
+			}
+		}
+	}
+}

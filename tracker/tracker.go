@@ -82,6 +82,9 @@ type waiter interface {
 	ScrapeWait(hashes []swarm.InfoHash, dst []swarm.Counts) []swarm.Counts
 }
 
+// stretcher is what a store has that now and then cannot do all of its work: clients should come back that many times later.
+type stretcher interface{ Stretch() float64 }
+
 // waiting makes a waiter of any store.
 func waiting(s Swarms) waiter {
 	if w, ok := s.(waiter); ok {
@@ -103,7 +106,8 @@ func (s neverWaits) ScrapeWait(hashes []swarm.InfoHash, dst []swarm.Counts) []sw
 // Tracker answers HTTP. Make one with New; it is safe for concurrent use.
 type Tracker struct {
 	swarms   Swarms
-	waits    waiter // swarms, for those that may wait
+	waits    waiter    // swarms, for those that may wait
+	stretch  stretcher // swarms, or nil
 	log      *slog.Logger
 	server   fasthttp.Server
 	upgrades fasthttp.Server // of listeners for WebSockets alone
@@ -141,6 +145,7 @@ const (
 // New makes a tracker. The error names the configuration's key.
 func New(cfg Config, swarms Swarms, log *slog.Logger) (*Tracker, error) {
 	t := &Tracker{swarms: swarms, waits: waiting(swarms), log: log, started: time.Now(), upgrade: cfg.Upgrade, gate: cfg.Gate}
+	t.stretch, _ = swarms.(stretcher)
 	if t.gate == nil {
 		t.gate = shedder.New(shedder.Config{Disabled: true}, nil, nil, t.started)
 	}
@@ -314,7 +319,16 @@ func (t *Tracker) Trusted(addr netip.Addr) bool {
 }
 
 // interval is what a client that is served is told, in seconds.
-func (t *Tracker) interval() int { return clampInterval(t.gate.Told()) }
+func (t *Tracker) interval() int {
+	told := t.gate.Told()
+	if t.stretch != nil {
+		if by := t.stretch.Stretch(); by > 1 {
+			most := int(t.settings.Load().cfg.MaxInterval / time.Second)
+			told = max(min(int(float64(told)*by), most), told)
+		}
+	}
+	return clampInterval(told)
+}
 
 func clampInterval(sec int) int { return min(max(sec, minIntervalSec), maxIntervalSec) }
 

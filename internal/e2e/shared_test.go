@@ -175,6 +175,10 @@ func TestNodesAndRedisDie(t *testing.T) {
 		if took := time.Since(began); took > 300*time.Millisecond {
 			t.Errorf("announce %d without redis took %v", i, took)
 		}
+		// 30 min and half of that, with the jitter of a tracker that has just started: half of it.
+		if reply.Interval < 1350 {
+			t.Errorf("announce %d without redis: interval %d s, want longer by half", i, reply.Interval)
+		}
 		if got := len(reply.peers(t)); got < 31 {
 			t.Errorf("announce %d without redis: got %d peers, want what the node knows", i, got)
 		}

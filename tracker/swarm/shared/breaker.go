@@ -89,6 +89,19 @@ func (s *Store) Degraded() (d Degraded, ok bool) {
 	return d, n > 0
 }
 
+// Stretch is how many times later clients should come back: half as much again when Redis answers for none of the swarms. What they
+// would be told now is less than what they will be told then, and what they say has to be kept.
+func (s *Store) Stretch() float64 {
+	if !s.redis.clustered.Load() {
+		if s.redis.breakers[0].down() {
+			return 1.5
+		}
+		return 1
+	}
+	d, _ := s.Degraded()
+	return 1 + d.Part/2
+}
+
 // reasonOf is an error in an operator's words, with the key to turn.
 func reasonOf(err error) string {
 	var netErr net.Error

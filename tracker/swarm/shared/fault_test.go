@@ -255,6 +255,41 @@ func TestAsk(t *testing.T) {
 	}
 }
 
+// TestAllStartAnew: Redis, empty, and two nodes with their snapshots, one of which finds it empty and the other not. An old Redis knows
+// better than a snapshot.
+func TestAllStartAnew(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	cfg := Config{Addrs: []string{server.addr}}
+	snapshot := func(peer int) *swarm.Table {
+		table := swarm.New(swarm.Config{})
+		var r swarm.Reply
+		a := crowdAnnounce(peer * crowdSwarms)
+		table.Announce(&a, time.Now(), &r)
+		return table
+	}
+	startNodeWith(t, cfg, snapshot(1))
+	fresh := startNode(t, strict(cfg))
+	connected(t, fresh)
+	has := func(n uint32) func() bool {
+		return func() bool { return fresh.ScrapeWait([]swarm.InfoHash{crowdHash(0)}, nil)[0].Incomplete == n }
+	}
+	eventually(t, 5*time.Second, "the first one's peer", has(1))
+	startNodeWith(t, cfg, snapshot(2))
+	eventually(t, 5*time.Second, "the second one's peer", has(2))
+
+	ctx := context.Background()
+	for _, key := range server.Keys(ctx, "sw:marker:*").Val() {
+		server.Set(ctx, key, fmt.Sprintf("%d-old", time.Now().Add(-3*time.Hour).Unix()), 0)
+	}
+	third := startNodeWith(t, cfg, snapshot(3))
+	connected(t, third)
+	third.stop()
+	if third.metrics.refilled.Load() != 0 || !has(2)() {
+		t.Errorf("a node that starts beside an old redis told it of %d peers of its snapshot", third.metrics.refilled.Load())
+	}
+}
+
 // TestOldViews: what a node has heard of the others' peers it tells while Redis is dead, for as long as they would have been listed.
 func TestOldViews(t *testing.T) {
 	t.Parallel()

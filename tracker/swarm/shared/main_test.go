@@ -36,8 +36,13 @@ type node struct {
 // startNode runs a store until the test ends, or stop is called.
 func startNode(t testing.TB, cfg Config) node {
 	t.Helper()
-	log := slog.New(slog.NewTextHandler(testWriter(t), nil))
-	s := New(cfg, swarm.New(swarm.Config{}), log)
+	return startNodeWith(t, cfg, swarm.New(swarm.Config{}))
+}
+
+// startNodeWith is startNode with peers of an earlier life.
+func startNodeWith(t testing.TB, cfg Config, own *swarm.Table) node {
+	t.Helper()
+	s := New(cfg, own, slog.New(slog.NewTextHandler(testWriter(t), nil)))
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { s.Run(ctx) })

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -191,7 +192,7 @@ func (s *Store) look(ctx context.Context) {
 	pipe := client.Pipeline()
 	began := time.Now()
 	clock := pipe.Time(ctx)
-	value := rand64()
+	value := fmt.Sprintf("%d-%s", began.Unix(), rand64())
 	var set, get [laneCount]*redis.Cmd
 	for i, key := range s.redis.markers {
 		set[i] = pipe.Do(ctx, "set", key, value, "nx")
@@ -223,8 +224,7 @@ func (s *Store) look(ctx context.Context) {
 		}
 		s.healed(b)
 		if old := s.redis.seen[i]; got != old {
-			// Nobody's, when this node has just started: then what it has from its snapshot is news.
-			if old != "" || got == value {
+			if old != "" || isNew(got, began) {
 				s.refill.need()
 			}
 			lost = lost || old != ""
@@ -236,6 +236,18 @@ func (s *Store) look(ctx context.Context) {
 		s.log.Warn("redis has lost what it was told, this node's peers are announced to it again")
 	}
 }
+
+// isNew tells of a marker that this node has not seen before, because it has just started, whether it is so young that Redis may lack
+// peers of this node's snapshot: all were started together, or Redis was emptied while this one was away. An older Redis has had
+// time to be told of whoever still lives.
+func isNew(marker string, now time.Time) bool {
+	text, _, _ := strings.Cut(marker, "-")
+	madeUnixSec, err := strconv.ParseInt(text, 10, 64)
+	return err != nil || now.Sub(time.Unix(madeUnixSec, 0)) < markerYouth
+}
+
+// markerYouth is longer than peers live at the usual interval.
+const markerYouth = 2 * time.Hour
 
 // opened and healed log the change, once.
 func (s *Store) opened(b *breaker, err error) {

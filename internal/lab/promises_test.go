@@ -39,13 +39,26 @@ func TestPromises(t *testing.T) {
 				name += "-v6"
 			}
 			t.Run(name, func(t *testing.T) {
-				usual := usualRate(t)
+				usual := usualRate(t, usualShare)
 				try(t, Trial{
-					Contender: Spillway(spillway(t), mode), Program: spillway(t), Fault: c.fault, V6: c.v6, Usual: usual, Busy: 2 * usual,
+					Contender: Spillway(spillway(t), mode), Program: spillway(t), Fault: c.fault, V6: c.v6, Usual: usual, Busy: 2 * usual, Tries: 1,
 					UsualFor: usualFor, BusyFor: busyFor, FaultFor: faultFor, AfterFor: afterFor,
 				}, judgePromises)
 			})
 		}
+	}
+}
+
+// Clients that try four times, a second apart: at the end of the fault four times as many come as before it.
+func TestAHerdIsServed(t *testing.T) {
+	for _, mode := range []string{"kernel", "proxy"} {
+		t.Run(mode, func(t *testing.T) {
+			usual := usualRate(t, herdShare)
+			try(t, Trial{
+				Contender: Spillway(spillway(t), mode), Program: spillway(t), Fault: F2Vanished, Usual: usual, Busy: 2 * usual, Tries: 3,
+				UsualFor: usualFor, BusyFor: busyFor, FaultFor: faultFor, AfterFor: afterFor,
+			}, judgePromises)
+		})
 	}
 }
 
@@ -116,7 +129,7 @@ func TestConntrackStaysSmallWhileDown(t *testing.T) {
 // That none fails is not asked for: a port that the relay uses again within a minute may still be in TIME_WAIT at the backend, which
 // answers a SYN there only if its timestamp is later than the last (PAWSTimewait), and different clients have different clocks.
 func TestMasqueradeRunsOutOfNoPorts(t *testing.T) {
-	rate := min(7000, 2.4*usualRate(t))
+	rate := min(7000, 1.3*usualRate(t, usualShare))
 	enough := time.Duration(70_000 / rate * float64(time.Second)) // for every port to have been used
 	r := try(t, Trial{
 		Contender: Spillway(spillway(t), "kernel", "--relay.masquerade=on"), Program: spillway(t), Lab: Config{NoRouteBack: true}, Fault: F2Vanished,

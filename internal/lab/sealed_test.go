@@ -57,7 +57,7 @@ func TestSmallConntrackServesAHealthyBackend(t *testing.T) {
 		}
 	})
 	try(t, Trial{
-		Contender: Spillway(spillway(t), "kernel"), Program: spillway(t), Usual: usualRate(t), Busy: usualRate(t), Kept: 200, UsualFor: time.Second, BusyFor: 14 * time.Second,
+		Contender: Spillway(spillway(t), "kernel"), Program: spillway(t), Usual: usualRate(t, usualShare), Busy: usualRate(t, usualShare), Kept: 200, UsualFor: time.Second, BusyFor: 14 * time.Second,
 		AfterFor: time.Millisecond,
 	}, func(r *Report, broken func(string, ...any)) {
 		if failed := r.Tally.Attempts.Failed(); len(failed) > 0 {

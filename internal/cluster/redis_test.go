@@ -1,0 +1,265 @@
+//go:build e2e
+
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// redisServer is a real redis-server that forgets all when it ends.
+type redisServer struct {
+	t    *testing.T
+	addr string
+	argv []string
+	cmd  *exec.Cmd
+}
+
+func startRedis(t *testing.T, flags ...string) *redisServer {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ln.Addr().String()
+	_ = ln.Close()
+	_, port, _ := net.SplitHostPort(addr)
+	r := &redisServer{t: t, addr: addr}
+	r.argv = append([]string{"redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", t.TempDir(), "--save", "", "--appendonly", "no"}, flags...)
+	r.start()
+	t.Cleanup(r.kill)
+	return r
+}
+
+func (r *redisServer) start() {
+	r.t.Helper()
+	r.cmd = exec.Command(r.argv[0], r.argv[1:]...)
+	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if err := r.cmd.Start(); err != nil {
+		r.t.Fatalf("%v; .ci/install installs it", err)
+	}
+	eventually(r.t, 10*time.Second, "redis answers", func() bool {
+		c, err := net.Dial("tcp", r.addr)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	})
+}
+
+func (r *redisServer) kill() {
+	if r.cmd.ProcessState == nil {
+		_ = r.cmd.Process.Kill()
+		_ = r.cmd.Wait()
+	}
+}
+
+// tester is a node that notes what it is sent and told.
+type tester struct {
+	*Node
+	stop func()
+
+	mu       sync.Mutex // guards what follows
+	messages []string
+	told     []string
+}
+
+func startNode(t *testing.T, r *redisServer, file string) *tester {
+	t.Helper()
+	n := &tester{}
+	var err error
+	n.Node, err = New(Config{
+		Addrs: []string{r.addr}, Name: "a b", File: file, State: func() string { return "calm" },
+		Receive: func(b []byte) { n.mu.Lock(); defer n.mu.Unlock(); n.messages = append(n.messages, string(b)) },
+		Apply:   func(o Order) { n.mu.Lock(); defer n.mu.Unlock(); n.told = append(n.told, o.What+"="+o.Text) },
+	}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { n.Run(ctx) })
+	n.stop = sync.OnceFunc(func() { cancel(); running.Wait() })
+	t.Cleanup(n.stop)
+	return n
+}
+
+func (n *tester) got() (messages, orders []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.messages, n.told
+}
+
+func (n *tester) gotOrders() string {
+	_, orders := n.got()
+	return strings.Join(orders, " ")
+}
+
+// meet waits until both know of one another.
+func meet(t *testing.T, a, b *tester) {
+	t.Helper()
+	eventually(t, 5*time.Second, "nodes meet", func() bool { return a.Alive(b.ID()) && b.Alive(a.ID()) })
+}
+
+// TestNodesTalk: messages arrive, whole, in order and soon; a node that ends is known to have, at once if it says so and after its
+// lifetime if it cannot; and after Redis was killed and is back, empty, they talk on.
+func TestNodesTalk(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t)
+	a, b, c := startNode(t, r, ""), startNode(t, r, ""), startNode(t, r, "")
+	meet(t, a, b)
+	meet(t, a, c)
+	talk := func(round string) {
+		t.Helper()
+		want := 300
+		before, _ := b.got()
+		began := time.Now()
+		for i := range want {
+			if !a.Send(b.ID(), fmt.Appendf(nil, "%s %d %s", round, i, strings.Repeat("x", i*13))) {
+				t.Fatalf("message %d: not taken", i)
+			}
+		}
+		eventually(t, 5*time.Second, "all arrive", func() bool { m, _ := b.got(); return len(m)-len(before) == want })
+		t.Logf("%s: %d messages in %v", round, want, time.Since(began))
+		m, _ := b.got()
+		for i, text := range m[len(before):] {
+			if text != fmt.Sprintf("%s %d %s", round, i, strings.Repeat("x", i*13)) {
+				t.Fatalf("message %d: got %.40q", i, text)
+			}
+		}
+		if m, _ := c.got(); len(m) != 0 {
+			t.Errorf("node that nobody has sent anything: got %d messages", len(m))
+		}
+	}
+	talk("first")
+	if p := a.Peers(); len(p) != 3 || p[0].State != "calm" {
+		t.Errorf("peers: got %v, want three that are calm", p)
+	}
+	began := time.Now()
+	c.stop()
+	eventually(t, time.Second, "a node that stops is gone at once", func() bool { return !a.Alive(c.ID()) })
+	t.Logf("stopped node unknown after %v", time.Since(began))
+
+	r.kill()
+	eventually(t, 2*time.Second, "messages are refused", func() bool { return !a.Send(b.ID(), []byte("lost")) })
+	eventually(t, lifetime+2*time.Second, "nobody is known to live", func() bool { return !a.Alive(b.ID()) && len(a.Peers()) == 0 })
+	r.start()
+	meet(t, a, b)
+	talk("again")
+
+	// A hang is known too, and ends.
+	_ = r.cmd.Process.Signal(syscall.SIGSTOP)
+	began = time.Now()
+	eventually(t, 2*time.Second, "messages are refused", func() bool { return !a.Send(b.ID(), []byte("lost")) })
+	t.Logf("messages to a hung Redis refused after %v", time.Since(began))
+	_ = r.cmd.Process.Signal(syscall.SIGCONT)
+	meet(t, a, b)
+	eventually(t, 5*time.Second, "messages are taken", func() bool { return a.Send(b.ID(), []byte("x")) })
+}
+
+// TestOrders: those that are there are told, those that come later too, and those that come back; the last word counts; what Redis
+// has lost is told again; and nobody is told twice.
+func TestOrders(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t)
+	fileB := filepath.Join(t.TempDir(), "orders")
+	a, b := startNode(t, r, ""), startNode(t, r, fileB)
+	meet(t, a, b)
+	order := func(n *tester, what, text string, d time.Duration) {
+		t.Helper()
+		if err := n.Order(context.Background(), what, text, d, 0); err != nil {
+			t.Fatalf("order %s %s: %v", what, text, err)
+		}
+	}
+	wants := func(n *tester, want string) {
+		t.Helper()
+		began := time.Now()
+		eventually(t, 2*time.Second, "orders "+want, func() bool { return n.gotOrders() == want })
+		t.Logf("%s after %v", want, time.Since(began))
+	}
+	order(a, "switch ws", "off", 0)
+	wants(b, "switch ws=off")
+	b.stop()
+	order(a, "switch ws", "drain", 0)
+	order(a, "block x", "yes", 0)
+	order(a, "block short", "yes", 100*time.Millisecond)
+	time.Sleep(200 * time.Millisecond)
+	order(a, "switch udp", "off", 0) // and what is over is forgotten
+	b = startNode(t, r, fileB)
+	wants(b, "switch ws=drain block x=yes switch udp=off")
+	if got := a.gotOrders(); got != "" {
+		t.Errorf("who gave them: got %q, want nothing", got)
+	}
+
+	// Redis is killed. An order is kept, and told when it is back; what it has forgotten as well.
+	r.kill()
+	eventually(t, 2*time.Second, "b knows", func() bool { return !b.up.Load() })
+	began := time.Now()
+	err := b.Order(context.Background(), "switch ws", "on", 0, 0)
+	if !errors.Is(err, ErrUntold) || time.Since(began) > 2*time.Second {
+		t.Errorf("order without Redis: got %v after %v, want ErrUntold soon", err, time.Since(began))
+	}
+	b.stop() // and a restart does not lose it
+	b = startNode(t, r, fileB)
+	r.start()
+	wants(a, "switch ws=on")
+	c := startNode(t, r, "")
+	eventually(t, 3*time.Second, "a node that is new", func() bool {
+		got := c.gotOrders()
+		return strings.Contains(got, "switch ws=on") && strings.Contains(got, "block x=yes") && strings.Contains(got, "switch udp=off") && len(strings.Fields(got)) == 6
+	})
+	if got := b.gotOrders(); got != "" {
+		t.Errorf("b, which knew all: got %q, want nothing", got)
+	}
+	// An earlier word that comes late does not count.
+	early := &entry{What: "switch ws", Text: "early", At: a.clock(time.Now().Add(-time.Hour)), Untold: true}
+	a.Node.orders.mu.Lock()
+	a.Node.orders.entries["switch ws"] = early
+	a.Node.orders.mu.Unlock()
+	if err := a.tell(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	order(a, "switch http", "last", 0)
+	eventually(t, 2*time.Second, "c hears the last", func() bool { return strings.HasSuffix(c.gotOrders(), "switch http=last") })
+	if got := c.gotOrders(); strings.Contains(got, "early") {
+		t.Errorf("c: got %q, want no early", got)
+	}
+}
+
+// TestCluster: one node that is a whole cluster, with its sharded channels.
+func TestCluster(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t, "--cluster-enabled", "yes")
+	c := redis.NewClient(&redis.Options{Addr: r.addr, DisableIdentity: true, Protocol: 2})
+	t.Cleanup(func() { _ = c.Close() })
+	if err := c.ClusterAddSlotsRange(context.Background(), 0, 16383).Err(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 10*time.Second, "the cluster is up", func() bool {
+		return strings.Contains(c.ClusterInfo(context.Background()).Val(), "cluster_state:ok")
+	})
+	a, b := startNode(t, r, ""), startNode(t, r, "")
+	meet(t, a, b)
+	if !a.Send(b.ID(), []byte("hello")) {
+		t.Error("message: not taken")
+	}
+	if err := a.Order(context.Background(), "switch ws", "off", 0, 0); err != nil {
+		t.Error(err)
+	}
+	eventually(t, 5*time.Second, "message and order arrive", func() bool {
+		m, o := b.got()
+		return len(m) == 1 && len(o) == 1
+	})
+}

@@ -24,6 +24,7 @@ func (w *worker) handleMessage(t *socket, payload []byte) {
 		return // the socket is about to be closed
 	}
 	m := &w.msg
+	w.payload = payload
 	if err := parseMessage(payload, m, w.s.cfg.MaxOffers); err != nil {
 		w.bad(t, err.Error())
 		return
@@ -142,7 +143,7 @@ func (w *worker) handleAnnounce(t *socket) {
 	}
 	s.metrics.announces(verdict).Inc()
 	w.send(t, appendAnnounce(beginFrame(w.frame), m.infoHashRaw, &w.reply.Counts, jitter(told)))
-	if known {
+	if known && !w.putAside(a.Web, a.NumWant) {
 		w.relayOffers(a.Web)
 	}
 }
@@ -182,8 +183,8 @@ const endpointBytes = len(swarm.EndpointWeb{})
 // relayOffers sends each of the peers the store chose one of the offers, for the announcer.
 func (w *worker) relayOffers(offerer swarm.EndpointWeb) {
 	s, m := w.s, &w.msg
-	peers := w.reply.PeersWeb
-	for i := 0; i < len(m.offers) && len(peers) >= endpointBytes; i++ {
+	peers, i := w.reply.PeersWeb, 0
+	for ; i < len(m.offers) && len(peers) >= endpointBytes; i++ {
 		answerer := peers[:endpointBytes]
 		peers = peers[endpointBytes:]
 		t := s.members.find(answerer)
@@ -193,13 +194,14 @@ func (w *worker) relayOffers(offerer swarm.EndpointWeb) {
 		}
 		o := &m.offers[i]
 		w.key = appendOfferKey(w.key[:0], &m.infoHash, &m.peerID, answerer, o.id)
-		if !s.offers.expect(s.offers.key(w.key), offerer) {
+		if !s.offers.expect(s.offers.key(w.key), waiting{offerer: offerer}) {
 			s.metrics.dropped[dropPending].Inc()
 			return
 		}
 		s.metrics.offers.Inc()
 		w.send(t, appendRelayed(beginFrame(w.frame), "offer", o.description, o.id, m.peerIDRaw, m.infoHashRaw))
 	}
+	w.relayOffersFar(offerer, i)
 }
 
 // handleAnswer relays an answer to whom it was asked by. There is no reply, and it is no announce: answers have no left,
@@ -213,12 +215,20 @@ func (w *worker) handleAnswer(t *socket) {
 	}
 	answerer := s.members.endpoint(place)
 	w.key = appendOfferKey(w.key[:0], &m.infoHash, &m.toPeerID, answerer[:], m.offerID)
-	offerer, ok := s.offers.claim(s.offers.key(w.key))
+	who, ok := s.offers.claim(s.offers.key(w.key))
 	if !ok {
 		s.metrics.dropped[dropUnexpected].Inc()
 		return
 	}
-	to := s.members.find(offerer[:])
+	if who.node != ([nodeBytes]byte{}) {
+		if s.cfg.Nodes != nil && w.sendFar(who.node, &farMessage{
+			kind: farAnswer, from: answerer, to: who.offerer, infoHash: m.infoHash, peerID: m.peerID, offerID: m.offerID, description: m.answer,
+		}) {
+			s.metrics.answersFar.Inc()
+		}
+		return
+	}
+	to := s.members.find(who.offerer[:])
 	if to == nil {
 		s.metrics.dropped[dropGone].Inc()
 		return

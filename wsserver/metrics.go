@@ -20,11 +20,12 @@ const (
 	dropPending                      // offers waiting for an answer are as many as can be remembered
 	dropOffers                       // offers above ws.max_offers
 	dropHashes                       // an announce above ws.max_hashes was answered, not stored
+	dropNode                         // for a peer of another node, or from one: not to be reached, or not to be read
 	dropCount
 )
 
 func (d dropReason) String() string {
-	return [...]string{"gone", "queue", "memory", "unexpected", "pending", "max_offers", "max_hashes"}[d]
+	return [...]string{"gone", "queue", "memory", "unexpected", "pending", "max_offers", "max_hashes", "node"}[d]
 }
 
 // closeReason is why a socket ended.
@@ -55,7 +56,8 @@ func (c closeReason) String() string {
 //	spillway_announces_total{proto="ws",result="bad"}       messages without sense
 //	spillway_announces_total{proto="ws",result="source"}    messages above ws.rate, dropped; or above their source's budget, as shed
 //	spillway_scrapes_total{proto="ws",result}               served, bad
-//	spillway_ws_relayed_total{kind}                         offers and answers sent on
+//	spillway_ws_relayed_total{kind}                         offers and answers sent on to peers here; offer_far, answer_far: to other nodes
+//	spillway_ws_put_aside_total                             announces whose offers waited until the other nodes' peers were known
 //	spillway_ws_dropped_total{reason}                       see dropReason
 //	spillway_ws_refused_total{reason}                       handshakes, see refusal
 //	spillway_ws_opened_total                                handshakes answered 101
@@ -79,6 +81,9 @@ type counters struct {
 	scrapeBad      *metrics.Counter
 	offers         *metrics.Counter
 	answers        *metrics.Counter
+	offersFar      *metrics.Counter
+	answersFar     *metrics.Counter
+	asides         *metrics.Counter
 	opened         *metrics.Counter
 	paused         *metrics.Counter
 	panics         *metrics.Counter
@@ -100,6 +105,9 @@ func (c *counters) init(s *Server) {
 	c.scrapeBad = set.NewCounter(`spillway_scrapes_total{proto="ws",result="bad"}`)
 	c.offers = set.NewCounter(`spillway_ws_relayed_total{kind="offer"}`)
 	c.answers = set.NewCounter(`spillway_ws_relayed_total{kind="answer"}`)
+	c.offersFar = set.NewCounter(`spillway_ws_relayed_total{kind="offer_far"}`)
+	c.answersFar = set.NewCounter(`spillway_ws_relayed_total{kind="answer_far"}`)
+	c.asides = set.NewCounter(`spillway_ws_put_aside_total`)
 	c.opened = set.NewCounter(`spillway_ws_opened_total`)
 	c.panics = set.NewCounter(`spillway_ws_panics_total`)
 	c.paused = set.NewCounter(`spillway_ws_paused_total`)

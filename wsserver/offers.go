@@ -16,13 +16,19 @@ const maxOfferAge = 120 * time.Second
 // minOfferSlots is the size of an empty generation.
 const minOfferSlots = 1 << 8
 
-// maxOfferSlots bounds a generation: 16 MiB, and 700,000 offers a minute.
+// maxOfferSlots bounds a generation: 24 MiB, and 700,000 offers a minute.
 const maxOfferSlots = 1 << 20
 
 // expected is an answer somebody waits for.
 type expected struct {
-	key     uint64            // of offerTable.key; 0 is an empty slot
-	offerer swarm.EndpointWeb // who waits; zero once it has come
+	key uint64 // of offerTable.key; 0 is an empty slot
+	who waiting
+}
+
+// waiting is who waits for an answer.
+type waiting struct {
+	offerer swarm.EndpointWeb // zero once it has come
+	node    [nodeBytes]byte   // zero: this one
 }
 
 // offerTable remembers who waits for which answer of whom, in two generations: the young one takes offers, the old one
@@ -50,8 +56,8 @@ func appendOfferKey(dst []byte, infoHash *swarm.InfoHash, offerer *[20]byte, ans
 
 func (t *offerTable) key(b []byte) uint64 { return max(maphash.Bytes(t.seed, b), 1) }
 
-// expect notes that offerer waits for an answer. False means that there is no room: then the offer is not worth sending.
-func (t *offerTable) expect(key uint64, offerer swarm.EndpointWeb) bool {
+// expect notes who waits for an answer. False means that there is no room: then the offer is not worth sending.
+func (t *offerTable) expect(key uint64, who waiting) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.n >= len(t.young)/4*3 {
@@ -70,22 +76,22 @@ func (t *offerTable) expect(key uint64, offerer swarm.EndpointWeb) bool {
 	if e.key == 0 {
 		t.n++
 	}
-	*e = expected{key, offerer}
+	*e = expected{key, who}
 	return true
 }
 
 // claim returns who waits for the answer, once.
-func (t *offerTable) claim(key uint64) (offerer swarm.EndpointWeb, ok bool) {
+func (t *offerTable) claim(key uint64) (who waiting, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, slots := range [...][]expected{t.young, t.old} {
 		e := &slots[slotOf(slots, key)]
-		if e.key == key && e.offerer != (swarm.EndpointWeb{}) {
-			offerer, e.offerer = e.offerer, swarm.EndpointWeb{}
-			return offerer, true
+		if e.key == key && e.who.offerer != (swarm.EndpointWeb{}) {
+			who, e.who = e.who, waiting{}
+			return who, true
 		}
 	}
-	return offerer, false
+	return who, false
 }
 
 // slotOf is where key is, or the empty slot where it belongs.

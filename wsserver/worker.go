@@ -18,7 +18,9 @@ type worker struct {
 	reply    swarm.Reply
 	hashes   []swarm.InfoHash
 	counts   []swarm.Counts
+	payload  []byte // of msg
 	key      []byte
+	far      []byte    // a message for another node
 	frame    []byte    // being made
 	dirty    []*socket // to be flushed
 	free     [][]byte  // buffers of outBytes

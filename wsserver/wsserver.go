@@ -60,6 +60,10 @@ type Config struct {
 	// Gate decides what is served when there is too much to do. Nil lets all pass. The mode is not asked of it: see SetMode.
 	Gate *shedder.Gate
 
+	// Nodes are the other nodes that share the swarms, and Node is this one's name among them. Nil: there are none.
+	Nodes Nodes
+	Node  [4]byte
+
 	Loops int // epoll loops; zero: one for each two cores, so that a flood of messages leaves HTTP the other
 }
 
@@ -109,6 +113,8 @@ type Server struct {
 
 	sockets  socketTable
 	members  memberTable
+	asides   asides
+	ask      asker // nil where nobody has to be asked
 	offers   offerTable
 	buffered budget
 	paused   pausedSockets
@@ -140,6 +146,10 @@ func New(cfg Config, swarms Swarms, log *slog.Logger) (*Server, error) {
 	s.sockets.init(cfg.MaxConns)
 	s.members.init(cfg.MaxConns)
 	s.offers.init()
+	s.asides.woken = make(chan struct{}, 1)
+	if cfg.Nodes != nil {
+		s.ask, _ = swarms.(asker)
+	}
 	s.workers.New = func() any { return s.newWorker() }
 	s.metrics.init(s)
 	if err := s.startLoops(); err != nil {
@@ -185,7 +195,10 @@ func (s *Server) clockNow() uint32 { return s.clock(time.Now()) }
 
 // Run sweeps over the sockets until ctx ends; then it closes them, tells their swarms, and waits for all that runs.
 func (s *Server) Run(ctx context.Context) {
+	var far sync.WaitGroup
+	far.Go(func() { s.runAsides(ctx.Done()) })
 	s.sweep(ctx)
+	far.Wait()
 	s.SetMode(shedder.Off)
 	s.closeAll()
 	s.running.Wait()

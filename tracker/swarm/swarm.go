@@ -108,6 +108,7 @@ type Reply struct {
 	Peers4   []byte // 6 bytes a peer (BEP 23)
 	Peers6   []byte // 18 bytes a peer (BEP 7)
 	PeersWeb []byte // 8 bytes a peer: EndpointWeb
+	FarWeb   []byte // 12 bytes a peer of another node: 4 of its node, then EndpointWeb; only of a store that nodes share
 	Known    bool   // the peer was already in the swarm
 }
 

@@ -15,7 +15,7 @@ type draw struct {
 }
 
 // reply fills r with peers of the view: at most a.NumWant, each of the whole swarm as likely as any other, leechers only for a
-// seeder, never the announcer. A WebSocket peer is told nobody here: its like on other nodes cannot be reached yet.
+// seeder, never the announcer. A WebSocket peer is told nobody here: webReply.
 func (v *view) reply(a *swarm.Announce, r *swarm.Reply) {
 	r.Peers4, r.Peers6 = r.Peers4[:0], r.Peers6[:0]
 	if a.NumWant <= 0 || a.Event == swarm.EventStopped || a.HasWeb {

@@ -58,6 +58,11 @@ type Config struct {
 	MaxWaiting     int   // announces that wait at once; default 4,096
 	RefillRate     int   // peers a second that are announced again after Redis lost them; default 20,000
 
+	// NodeID names this node's WebSocket peers among all nodes'; zero: one of chance. Alive tells whether a peer of another node can
+	// be reached: the others are counted, and told to nobody. Nil: none can. It is called under a lane's lock, and must not wait.
+	NodeID [nodeBytes]byte
+	Alive  func(node [nodeBytes]byte) bool
+
 	// Now is the clock, for tests that turn it. Nil means time.Now.
 	Now func() time.Time
 }
@@ -119,8 +124,10 @@ type Store struct {
 func New(cfg Config, own *swarm.Table, log *slog.Logger) *Store {
 	cfg.defaults()
 	quiet()
-	s := &Store{cfg: cfg, own: own, log: log}
-	_, _ = rand.Read(s.node[:])
+	s := &Store{cfg: cfg, own: own, log: log, node: cfg.NodeID}
+	if s.node == ([nodeBytes]byte{}) {
+		_, _ = rand.Read(s.node[:])
+	}
 	for i := range s.lanes {
 		s.lanes[i].init(s, i)
 		s.senders[i].init()
@@ -147,7 +154,8 @@ func (s *Store) Run(ctx context.Context) {
 }
 
 // Announce records the peer's word, and fills r from what this node knows: it never waits. If that is not fresh, a fetch is under
-// way when it returns. WebSocket peers are told WebSocket peers of this node.
+// way when it returns. WebSocket peers are told WebSocket peers of this
+// node and of those that Config.Alive says are there.
 func (s *Store) Announce(a *swarm.Announce, now time.Time, r *swarm.Reply) {
 	s.announce(a, now, r, false)
 }
@@ -164,6 +172,7 @@ func (s *Store) announce(a *swarm.Announce, now time.Time, r *swarm.Reply, wait 
 		a.NumWant = 0 // peers come from the view
 	}
 	s.own.Announce(a, now, r)
+	r.FarWeb = r.FarWeb[:0]
 	a.NumWant = numWant
 	stopped := a.Event == swarm.EventStopped
 	stored := !a.Unreachable && !stopped
@@ -216,6 +225,9 @@ func (s *Store) announce(a *swarm.Announce, now time.Time, r *swarm.Reply, wait 
 	}
 	r.Counts, r.Known = v.counts(), wasKnown
 	v.reply(a, r)
+	if a.HasWeb && s.cfg.Alive != nil {
+		s.webReply(v, a, r)
+	}
 	l.mu.Unlock()
 }
 

@@ -180,6 +180,21 @@ func (r *Rules) Has(kind RuleKind, value string) bool {
 	return r.rules[ruleKey{kind, value}] != nil
 }
 
+// Find returns the rule of this value, in any form.
+func (r *Rules) Find(kind RuleKind, value string) (Rule, bool) {
+	canonical, err := canonicalRule(kind, value)
+	if err != nil {
+		return Rule{}, false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	held := r.rules[ruleKey{kind, canonical}]
+	if held == nil {
+		return Rule{}, false
+	}
+	return held.state(), true
+}
+
 // List returns the rules by kind, then value.
 func (r *Rules) List() []Rule {
 	r.mu.Lock()

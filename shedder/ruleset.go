@@ -161,6 +161,12 @@ func (p *prefixSet) match(b []byte) *atomic.Uint64 {
 	return x.hits
 }
 
+// CanonicalRule gives the one way to write a value, and tells whether it is one.
+func CanonicalRule(kind RuleKind, value string) (string, bool) {
+	canonical, err := canonicalRule(kind, value)
+	return canonical, err == nil
+}
+
 // canonicalRule gives the one way to write a value, or what is wrong with it.
 func canonicalRule(kind RuleKind, value string) (string, error) {
 	switch kind {

@@ -119,6 +119,13 @@ func (s *Switches) All() []SwitchState {
 	return all
 }
 
+// Ordered returns what the operator has set for e, whether or not a trip is over it.
+func (s *Switches) Ordered(e Endpoint) SwitchState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.set[e]
+}
+
 // inForce is called with mu held.
 func (s *Switches) inForce(e Endpoint) SwitchState {
 	if s.trips[e].Mode != On {

@@ -57,6 +57,8 @@ type change struct {
 	Mode   string `json:"mode,omitempty"`
 	For    string `json:"for,omitempty"`
 	Reason string `json:"reason,omitempty"`
+
+	Cluster bool `json:"cluster,omitempty"`
 }
 
 type ctlStatusCmd struct {
@@ -94,6 +96,8 @@ type ctlSwitchCmd struct {
 	Mode   string          `arg:"" optional:"" help:"on, reject-new, drain or off. None: show how it stands."`
 	For    config.Duration `placeholder:"TIME" help:"Goes back to on by itself after this time, as 10m or 1d. None: stays until somebody turns it."`
 	Reason string          `placeholder:"TEXT" help:"Why, for whoever looks at it next."`
+
+	Cluster bool `help:"On all nodes that share a Redis (store.kind redis), those too that are down and come back."`
 }
 
 // switchModes are what a switch can be turned to.
@@ -110,6 +114,8 @@ func (ctlSwitchCmd) Help() string {
 // Validate is called by the parser.
 func (cmd *ctlSwitchCmd) Validate() error {
 	switch {
+	case cmd.Mode == "" && cmd.Cluster:
+		return errors.New("--cluster goes with a mode: " + orList(switchModes))
 	case cmd.Mode == "" && (cmd.For != 0 || cmd.Reason != ""):
 		return errors.New("--for and --reason go with a mode: " + orList(switchModes))
 	case cmd.Mode == "on" && cmd.For != 0:
@@ -129,15 +135,23 @@ func (cmd *ctlSwitchCmd) Run(p *program, c *ctlCmd, parsed *kong.Context) error 
 	if cmd.Mode == "" {
 		return showSwitch(p, c, client, endpoint)
 	}
-	s, raw, err := client.turn(endpoint, change{cmd.Mode, forText(cmd.For), cmd.Reason})
+	s, raw, err := client.turn(endpoint, change{cmd.Mode, forText(cmd.For), cmd.Reason, cmd.Cluster})
 	if err != nil {
 		return err
 	}
 	if c.JSON {
 		return writeRaw(p.stdout, raw)
 	}
-	_, err = fmt.Fprintln(p.stdout, turnedText(&s, time.Duration(cmd.For), time.Now())+client.socketsAfter(s))
+	_, err = fmt.Fprintln(p.stdout, turnedText(&s, time.Duration(cmd.For), time.Now())+client.socketsAfter(s)+everywhere(cmd.Cluster))
 	return err
+}
+
+// everywhere says that it is not this node alone.
+func everywhere(cluster bool) string {
+	if cluster {
+		return "; all nodes are told"
+	}
+	return ""
 }
 
 // turn turns one switch.

@@ -70,6 +70,8 @@ type ctlBlockAddCmd struct {
 	blockTarget
 	For    config.Duration `placeholder:"TIME" help:"Ends by itself after this time, as 1h. None: stays until it is removed."`
 	Reason string          `placeholder:"TEXT" help:"Why, for whoever looks at it next."`
+
+	Cluster bool `help:"On all nodes that share a Redis (store.kind redis), those too that are down and come back."`
 }
 
 func (cmd *ctlBlockAddCmd) Run(p *program, c *ctlCmd) error {
@@ -77,7 +79,7 @@ func (cmd *ctlBlockAddCmd) Run(p *program, c *ctlCmd) error {
 	if err != nil {
 		return err
 	}
-	return addBlock(p, c, client, cmd.blockTarget, change{For: forText(cmd.For), Reason: cmd.Reason})
+	return addBlock(p, c, client, cmd.blockTarget, change{For: forText(cmd.For), Reason: cmd.Reason, Cluster: cmd.Cluster})
 }
 
 func addBlock(p *program, c *ctlCmd, client *client, t blockTarget, with change) error {
@@ -88,18 +90,25 @@ func addBlock(p *program, c *ctlCmd, client *client, t blockTarget, with change)
 	if c.JSON {
 		return writeRaw(p.stdout, raw)
 	}
-	_, err = fmt.Fprintln(p.stdout, blockedText(&b, time.Now()))
+	_, err = fmt.Fprintln(p.stdout, blockedText(&b, time.Now())+everywhere(with.Cluster))
 	return err
 }
 
-type ctlBlockRmCmd struct{ blockTarget }
+type ctlBlockRmCmd struct {
+	blockTarget
+	Cluster bool `help:"On all nodes that share a Redis (store.kind redis), those too that are down and come back."`
+}
 
 func (cmd *ctlBlockRmCmd) Run(p *program, c *ctlCmd) error {
 	client, err := c.client(p)
 	if err != nil {
 		return err
 	}
-	_, raw, err := ask[struct{}](client, http.MethodDelete, cmd.path(), nil)
+	var with any
+	if cmd.Cluster {
+		with = change{Cluster: true}
+	}
+	_, raw, err := ask[struct{}](client, http.MethodDelete, cmd.path(), with)
 	var refused *refusedError
 	if errors.As(err, &refused) && refused.code == http.StatusNotFound {
 		return fmt.Errorf(`no such block: %s %s; "spillway ctl block" lists those there are`, cmd.Kind, clean(cmd.Value))
@@ -110,7 +119,7 @@ func (cmd *ctlBlockRmCmd) Run(p *program, c *ctlCmd) error {
 	if c.JSON {
 		return writeRaw(p.stdout, raw)
 	}
-	_, err = fmt.Fprintf(p.stdout, "%s %s is not blocked any more\n", cmd.Kind, clean(cmd.Value))
+	_, err = fmt.Fprintf(p.stdout, "%s %s is not blocked any more%s\n", cmd.Kind, clean(cmd.Value), everywhere(cmd.Cluster))
 	return err
 }
 

@@ -27,6 +27,7 @@ func TestImports(t *testing.T) {
 		"spillway/internal/listen":         {"spillway/internal/logx"},
 		"spillway/internal/admin":          {"spillway/shedder", "spillway/relay", "spillway/internal/logx"},
 		"spillway/internal/firewall":       {},
+		"spillway/internal/cluster":        {"spillway/internal/logx"},
 		"spillway/internal/flood":          {},
 		// Tests may look into every room; nobody imports them.
 		"spillway/internal/bench": nil,

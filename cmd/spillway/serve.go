@@ -16,6 +16,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"spillway/internal/admin"
+	"spillway/internal/cluster"
 	"spillway/internal/config"
 	"spillway/internal/firewall"
 	"spillway/internal/listen"
@@ -74,6 +75,8 @@ type server struct {
 	swarms     tracker.Swarms // the table, or shared in front of it
 	shared     *shared.Store  // nil unless store.kind is redis
 	endStore   func()         // the same, and until startStore
+	cluster    *cluster.Node  // the same
+	nodeName   string         // the same
 	snapshots  *snapshots
 	tracker    *tracker.Tracker
 	gate       *shedder.Gate
@@ -116,6 +119,7 @@ func start(src config.Sources, modes map[shedder.Endpoint]shedder.Mode, stderr i
 		MaxSwarms:        cfg.Store.Memory.MaxSwarms,
 		MaxPeersPerSwarm: cfg.Store.Memory.MaxPeersPerSwarm,
 	})
+	s.newCluster()
 	s.newStore()
 	s.snapshots = newSnapshots(s.table, cfg.DataDir, s.log)
 	s.newGate(modes)
@@ -233,6 +237,9 @@ func (s *server) run(stop, hup <-chan os.Signal) error {
 	s.tasks.Go(func() { s.logs.Run(ctx) })
 	s.tasks.Go(func() { s.table.Run(ctx) })
 	s.startStore()
+	if s.cluster != nil {
+		s.tasks.Go(func() { s.cluster.Run(ctx) })
+	}
 	s.tasks.Go(func() { s.tracker.Run(ctx) })
 	s.tasks.Go(func() { s.ws.Run(ctx) })
 	s.tasks.Go(func() { s.gate.Run(ctx) })

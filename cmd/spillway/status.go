@@ -28,6 +28,7 @@ func (s *server) adminConfig() admin.Config {
 		Metrics: []func(io.Writer){
 			s.tracker.WriteMetrics, s.gate.WriteMetrics, s.writeMetrics, s.snapshots.writeMetrics, s.door.WriteMetrics, s.ws.WriteMetrics,
 			s.writeUDPMetrics, s.writeStoreMetrics,
+			s.writeClusterMetrics,
 		},
 	}
 	if host, _, err := net.SplitHostPort(s.cfg.Admin.Listen); err == nil && host != "" {
@@ -77,6 +78,7 @@ func (o operator) Status() admin.Status {
 		StoreBytesMax: swarms.MaxBytes,
 		LogDropped:    s.logs.Dropped(),
 		Redis:         s.storeStatus(),
+		Nodes:         s.nodesStatus(),
 		Load: admin.Load{
 			State:           l.State.String(),
 			Why:             l.Why,
@@ -134,7 +136,11 @@ func (o operator) Talkers() admin.Talkers {
 func (o operator) Switches() []shedder.SwitchState { return o.s.gate.Switches.All() }
 
 func (o operator) Turn(e shedder.Endpoint, m shedder.Mode, order admin.Order) (shedder.SwitchState, error) {
-	return o.s.gate.Switches.Set(e, m, order.For, order.Reason, order.By)
+	if err := o.s.checkCluster(order); err != nil {
+		return shedder.SwitchState{}, err
+	}
+	state, err := o.s.gate.Switches.Set(e, m, order.For, order.Reason, order.By)
+	return state, o.s.shareSwitch(state, order, err)
 }
 
 func (o operator) Blocks() admin.Blocks {
@@ -151,11 +157,19 @@ func (o operator) Blocks() admin.Blocks {
 }
 
 func (o operator) Block(kind shedder.RuleKind, value string, order admin.Order) (shedder.Rule, error) {
-	return o.s.gate.Rules.Add(kind, value, order.For, order.Reason, order.By)
+	if err := o.s.checkCluster(order); err != nil {
+		return shedder.Rule{}, err
+	}
+	rule, err := o.s.gate.Rules.Add(kind, value, order.For, order.Reason, order.By)
+	return rule, o.s.shareBlock(rule, order, err)
 }
 
-func (o operator) Unblock(kind shedder.RuleKind, value string) (bool, error) {
-	return o.s.gate.Rules.Remove(kind, value)
+func (o operator) Unblock(kind shedder.RuleKind, value string, order admin.Order) (bool, error) {
+	if err := o.s.checkCluster(order); err != nil {
+		return false, err
+	}
+	removed, err := o.s.gate.Rules.Remove(kind, value)
+	return removed, o.s.shareUnblock(kind, value, order, err)
 }
 
 // The limits that can be moved while the server runs.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"io"
-	"os"
 	"sync"
 	"time"
 
@@ -18,10 +17,6 @@ func (s *server) newStore() {
 	if cfg.Kind != "redis" {
 		return
 	}
-	name := cfg.Redis.Node
-	if name == "" {
-		name, _ = os.Hostname() // none is no reason not to serve
-	}
 	s.shared = shared.New(shared.Config{
 		Addrs:            cfg.Redis.Addrs,
 		Username:         cfg.Redis.Username,
@@ -29,7 +24,9 @@ func (s *server) newStore() {
 		DB:               cfg.Redis.DB,
 		Cluster:          cfg.Redis.Cluster,
 		TLS:              cfg.Redis.TLS,
-		Node:             name,
+		Node:             s.nodeName,
+		NodeID:           s.cluster.ID(),
+		Alive:            func(id [4]byte) bool { return s.cluster.Alive(id) },
 		Wait:             time.Duration(cfg.Redis.Wait),
 		Sample:           2 * s.cfg.Tracker.NumWant.Max,
 		MaxPeersPerSwarm: cfg.Memory.MaxPeersPerSwarm,

@@ -31,6 +31,9 @@ func (s *server) newWebSockets() (err error) {
 	refuses := func(infoHash *swarm.InfoHash, peerID *[20]byte) string { return s.tracker.Refuses(infoHash, peerID) }
 	cfg := wsConfig(s.cfg, s.fitConns(), refuses)
 	cfg.Gate = s.gate
+	if s.cluster != nil {
+		cfg.Nodes, cfg.Node = farNodes{s.cluster}, s.cluster.ID()
+	}
 	if s.ws.Server, err = wsserver.New(cfg, s.swarms, s.logs.Limited); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"errors"
 	"time"
 
 	"spillway/shedder"
@@ -11,7 +12,7 @@ import (
 // something one at a time.
 //
 // As in shedder, an error of a change names the field that is wrong and nothing has changed (answered with 400), unless it is
-// shedder.ErrNotDurable: then the change is in force all the same (answered with 500).
+// shedder.ErrNotDurable, or ErrNotShared: then the change is in force all the same (answered with 500, or 503).
 type Operator interface {
 	Status() Status // Switches is filled in by this package
 	Talkers() Talkers
@@ -21,7 +22,7 @@ type Operator interface {
 
 	Blocks() Blocks
 	Block(kind shedder.RuleKind, value string, o Order) (shedder.Rule, error)
-	Unblock(kind shedder.RuleKind, value string) (removed bool, err error)
+	Unblock(kind shedder.RuleKind, value string, o Order) (removed bool, err error)
 
 	Limits() []Limit
 	SetLimit(name string, value int64) error // of a name in Limits, within its bounds
@@ -34,7 +35,12 @@ type Order struct {
 	For    time.Duration // zero: until somebody changes it again
 	Reason string
 	By     string // "api 127.0.0.1"
+	// Cluster has all nodes that share a Redis do the same. Where there is none, that is an error and nothing has changed.
+	Cluster bool
 }
+
+// ErrNotShared comes with a change that is in force on this node, and not on the others.
+var ErrNotShared = errors.New("in force on this node")
 
 // Status is GET /api/v1/status. Fields may be added.
 type Status struct {
@@ -57,6 +63,16 @@ type Status struct {
 	Switches      []Switch       `json:"switches"`
 	Endpoints     []EndpointLoad `json:"endpoints"`
 	Redis         *Redis         `json:"redis,omitempty"` // where swarms are shared
+	Nodes         []Node         `json:"nodes,omitempty"` // the same: who shares them and was heard of in the last 3 s
+}
+
+// Node is one of the nodes that share swarms, as it says of itself.
+type Node struct {
+	ID    string  `json:"id"` // of this run of it
+	Name  string  `json:"name"`
+	Self  bool    `json:"self,omitempty"`
+	State string  `json:"state"` // of its load
+	Shed  float64 `json:"shed"`  // share of what it is offered that it does not serve
 }
 
 // Redis is how the node gets on with the Redis it shares swarms through. A node that is degraded serves from what it knows.

@@ -61,9 +61,10 @@ func sameHost(origin, host string) bool {
 // turn is PUT /api/v1/switches/{endpoint}.
 func (s *Server) turn(ctx *fasthttp.RequestCtx, name string) {
 	var body struct {
-		Mode   *string `json:"mode"`
-		For    string  `json:"for"`
-		Reason string  `json:"reason"`
+		Mode    *string `json:"mode"`
+		For     string  `json:"for"`
+		Reason  string  `json:"reason"`
+		Cluster bool    `json:"cluster"`
 	}
 	e, err := shedder.ParseEndpoint(name)
 	if err == nil {
@@ -80,6 +81,7 @@ func (s *Server) turn(ctx *fasthttp.RequestCtx, name string) {
 	if err == nil {
 		o, err = parseOrder(ctx, body.For, body.Reason)
 	}
+	o.Cluster = body.Cluster
 	if err == nil && mode == shedder.On && o.For != 0 {
 		err = errors.New("for: goes with a mode that ends, not with on")
 	}
@@ -110,8 +112,9 @@ func (s *Server) block(ctx *fasthttp.RequestCtx, kindName, escaped string) {
 		value, err = parseValue(ctx, escaped)
 	}
 	var body struct {
-		For    string `json:"for"`
-		Reason string `json:"reason"`
+		For     string `json:"for"`
+		Reason  string `json:"reason"`
+		Cluster bool   `json:"cluster"`
 	}
 	if err == nil && (ctx.IsPut() || len(ctx.PostBody()) > 0) {
 		err = decode(ctx.PostBody(), &body)
@@ -119,6 +122,7 @@ func (s *Server) block(ctx *fasthttp.RequestCtx, kindName, escaped string) {
 	var o Order
 	if err == nil {
 		o, err = parseOrder(ctx, body.For, body.Reason)
+		o.Cluster = body.Cluster
 	}
 	if err != nil {
 		refuse(ctx, fasthttp.StatusBadRequest, err.Error())
@@ -141,13 +145,13 @@ func (s *Server) block(ctx *fasthttp.RequestCtx, kindName, escaped string) {
 		}
 		return
 	}
-	removed, err := s.op.Unblock(kind, value)
-	if err == nil && !removed {
+	removed, err := s.op.Unblock(kind, value, o)
+	if err == nil && !removed && !o.Cluster { // another node may have it
 		refuse(ctx, fasthttp.StatusNotFound, "value: no such block")
 		return
 	}
 	if s.changed(ctx, what, "blocked", "not blocked", o, err) {
-		writeJSON(ctx, map[string]bool{"removed": true})
+		writeJSON(ctx, map[string]bool{"removed": removed})
 	}
 }
 
@@ -185,8 +189,8 @@ func (s *Server) setLimit(ctx *fasthttp.RequestCtx, name string) {
 
 // changed writes down who changed what. If it did not go as it should, err is answered and changed returns false.
 func (s *Server) changed(ctx *fasthttp.RequestCtx, what, from, to string, o Order, err error) bool {
-	unsaved := errors.Is(err, shedder.ErrNotDurable)
-	if err != nil && !unsaved {
+	unsaved, unshared := errors.Is(err, shedder.ErrNotDurable), errors.Is(err, ErrNotShared)
+	if err != nil && !unsaved && !unshared {
 		refuse(ctx, fasthttp.StatusBadRequest, err.Error())
 		return false
 	}
@@ -197,6 +201,14 @@ func (s *Server) changed(ctx *fasthttp.RequestCtx, what, from, to string, o Orde
 	}
 	if o.Reason != "" {
 		attrs = append(attrs, "reason", o.Reason)
+	}
+	if o.Cluster {
+		attrs = append(attrs, "cluster", true)
+	}
+	if unshared && !unsaved {
+		s.audit.Warn("operator's change is in force on this node and not on the others", append(attrs, "err", err)...)
+		refuse(ctx, fasthttp.StatusServiceUnavailable, err.Error())
+		return false
 	}
 	if unsaved {
 		s.audit.Error("operator's change is in force but not saved; make room in data_dir", append(attrs, "err", err)...)

@@ -139,7 +139,7 @@ func (f *flooded) Block(kind shedder.RuleKind, value string, o Order) (shedder.R
 	return r, nil
 }
 
-func (f *flooded) Unblock(kind shedder.RuleKind, value string) (bool, error) {
+func (f *flooded) Unblock(kind shedder.RuleKind, value string, _ Order) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.orders = append(f.orders, fmt.Sprintf("unblock %s %q", kind, value))

@@ -177,6 +177,7 @@ type asides struct {
 	mu     sync.Mutex // guards what follows
 	ready  []*aside
 	open   int // that wait, or are ready
+	bytes  int // of the budget, theirs
 	closed bool
 }
 
@@ -186,47 +187,46 @@ func (w *worker) putAside(offerer swarm.EndpointWeb, numWant int) bool {
 	if s.ask == nil || len(m.offers) == 0 || numWant <= 0 || m.event == swarm.EventStopped {
 		return false
 	}
-	if !s.asides.begin() {
-		return false
-	}
-	if !s.buffered.take(len(w.payload)) {
-		s.asides.end()
+	if !s.asides.begin(&s.buffered, len(w.payload)) {
 		return false
 	}
 	a := &aside{offerer: offerer, seeder: m.seeder, numWant: numWant}
 	a.payload = append([]byte(nil), w.payload...)
-	if !s.ask.Ask(&m.infoHash, w.now, func() { s.asides.finish(s, a) }) {
+	if !s.ask.Ask(&m.infoHash, w.now, func() { s.asides.finish(a) }) {
 		s.metrics.asides.Inc()
 		return true
 	}
-	s.buffered.give(len(a.payload))
-	s.asides.end()
+	s.asides.end(&s.buffered, len(a.payload))
 	return false
 }
 
-func (q *asides) begin() bool {
+func (q *asides) begin(of *budget, n int) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.closed || q.open >= maxAsides {
+	if q.closed || q.open >= maxAsides || !of.take(n) {
 		return false
 	}
 	q.open++
+	q.bytes += n
 	return true
 }
 
-func (q *asides) end() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.open--
-}
-
-// finish is called by the store, which must not be held up.
-func (q *asides) finish(s *Server, a *aside) {
+func (q *asides) end(of *budget, n int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
-		s.buffered.give(len(a.payload))
-		q.open--
+		return
+	}
+	q.open--
+	q.bytes -= n
+	of.give(n)
+}
+
+// finish is called by the store, which must not be held up.
+func (q *asides) finish(a *aside) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
 		return
 	}
 	q.ready = append(q.ready, a)
@@ -236,31 +236,38 @@ func (q *asides) finish(s *Server, a *aside) {
 	}
 }
 
-// take returns those that are ready. With last, no more come, and those that still wait are given up.
-func (q *asides) take(last bool) []*aside {
+// take returns those that are ready.
+func (q *asides) take() []*aside {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	ready := q.ready
-	q.ready, q.closed = nil, q.closed || last
-	q.open -= len(ready)
+	q.ready = nil
 	return ready
+}
+
+// close gives up all there are. What comes later is nothing to it.
+func (q *asides) close(of *budget) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	of.give(q.bytes)
+	q.ready, q.open, q.bytes = nil, 0, 0
 }
 
 // runAsides sends their offers on, until stop is closed.
 func (s *Server) runAsides(stop <-chan struct{}) {
 	w := s.newWorker()
-	for last := false; !last; {
+	defer s.asides.close(&s.buffered)
+	for {
 		select {
 		case <-stop:
-			last = true
+			return
 		case <-s.asides.woken:
 		}
-		for i, a := range s.asides.take(last) {
+		for i, a := range s.asides.take() {
 			w.now = time.Now()
-			if !last {
-				w.relayAside(a)
-			}
-			s.buffered.give(len(a.payload))
+			w.relayAside(a)
+			s.asides.end(&s.buffered, len(a.payload))
 			if i%maxDirty == maxDirty-1 {
 				w.flush()
 			}

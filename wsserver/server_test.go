@@ -49,7 +49,13 @@ func serve(t *testing.T, cfg Config) *testServer { return serveTLS(t, cfg, nil, 
 func serveTLS(t *testing.T, cfg Config, serverTLS, clientTLS *tls.Config) *testServer {
 	t.Helper()
 	table := swarm.New(swarm.Config{})
-	s, err := New(cfg, table, slog.New(slog.DiscardHandler))
+	return serveSwarms(t, cfg, table, table, serverTLS, clientTLS)
+}
+
+// serveSwarms serves another store, whose table of its own peers is table.
+func serveSwarms(t *testing.T, cfg Config, swarms Swarms, table *swarm.Table, serverTLS, clientTLS *tls.Config) *testServer {
+	t.Helper()
+	s, err := New(cfg, swarms, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

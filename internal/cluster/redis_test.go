@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -24,7 +25,9 @@ type redisServer struct {
 	t    *testing.T
 	addr string
 	argv []string
-	cmd  *exec.Cmd
+
+	username, password string
+	cmd                *exec.Cmd
 }
 
 func startRedis(t *testing.T, flags ...string) *redisServer {
@@ -81,7 +84,7 @@ func startNode(t *testing.T, r *redisServer, file string) *tester {
 	n := &tester{}
 	var err error
 	n.Node, err = New(Config{
-		Addrs: []string{r.addr}, Name: "a b", File: file, State: func() string { return "calm" },
+		Addrs: []string{r.addr}, Username: r.username, Password: r.password, Name: "a b", File: file, State: func() string { return "calm" },
 		Receive: func(b []byte) { n.mu.Lock(); defer n.mu.Unlock(); n.messages = append(n.messages, string(b)) },
 		Apply:   func(o Order) { n.mu.Lock(); defer n.mu.Unlock(); n.told = append(n.told, o.What+"="+o.Text) },
 	}, slog.New(slog.DiscardHandler))
@@ -238,28 +241,61 @@ func TestOrders(t *testing.T) {
 	}
 }
 
-// TestCluster: one node that is a whole cluster, with its sharded channels.
-func TestCluster(t *testing.T) {
+// TestRights: what docs/redis.md says is enough is enough.
+func TestRights(t *testing.T) {
 	t.Parallel()
+	docs, err := os.ReadFile("../../docs/redis.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	user := []any{"acl", "setuser", "tracker", "on", ">secret", "~sw:*", "&sw:*", "-@all"}
+	_, section, _ := strings.Cut(string(docs), "## Rights")
+	for _, quoted := range strings.Split(section, "`")[1:] {
+		for _, r := range strings.Fields(quoted) {
+			if strings.HasPrefix(r, "+") {
+				user = append(user, r)
+			}
+		}
+	}
+	for _, clustered := range []bool{false, true} {
+		var r *redisServer
+		if clustered {
+			r = startCluster(t)
+		} else {
+			r = startRedis(t)
+		}
+		c := redis.NewClient(&redis.Options{Addr: r.addr, DisableIdentity: true, Protocol: 2})
+		if err := c.Do(context.Background(), user...).Err(); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.Close()
+		r.username, r.password = "tracker", "secret"
+		a, b := startNode(t, r, ""), startNode(t, r, "")
+		meet(t, a, b)
+		if !a.Send(b.ID(), []byte("hello")) {
+			t.Error("message: not taken")
+		}
+		if err := a.Order(context.Background(), "switch ws", "off", time.Minute, 0); err != nil {
+			t.Error(err)
+		}
+		eventually(t, 5*time.Second, "message and order arrive", func() bool {
+			m, o := b.got()
+			return len(m) == 1 && len(o) == 1
+		})
+	}
+}
+
+// startCluster starts one node that is a whole Redis Cluster.
+func startCluster(t *testing.T) *redisServer {
+	t.Helper()
 	r := startRedis(t, "--cluster-enabled", "yes")
 	c := redis.NewClient(&redis.Options{Addr: r.addr, DisableIdentity: true, Protocol: 2})
-	t.Cleanup(func() { _ = c.Close() })
+	defer func() { _ = c.Close() }()
 	if err := c.ClusterAddSlotsRange(context.Background(), 0, 16383).Err(); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, 10*time.Second, "the cluster is up", func() bool {
 		return strings.Contains(c.ClusterInfo(context.Background()).Val(), "cluster_state:ok")
 	})
-	a, b := startNode(t, r, ""), startNode(t, r, "")
-	meet(t, a, b)
-	if !a.Send(b.ID(), []byte("hello")) {
-		t.Error("message: not taken")
-	}
-	if err := a.Order(context.Background(), "switch ws", "off", 0, 0); err != nil {
-		t.Error(err)
-	}
-	eventually(t, 5*time.Second, "message and order arrive", func() bool {
-		m, o := b.got()
-		return len(m) == 1 && len(o) == 1
-	})
+	return r
 }

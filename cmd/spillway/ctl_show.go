@@ -83,6 +83,9 @@ func statusLines(st *admin.Status, now time.Time, colour bool) []string {
 			l.add(plain, ": "+r.Why)
 		})
 	}
+	if len(st.Nodes) > 0 {
+		row("nodes", func(l *line) { addNodes(l, st.Nodes) })
+	}
 	if load.Parked > 0 || st.LogDropped > 0 {
 		row("besides", func(l *line) {
 			l.addf(plain, "%s refused clients wait for their answer, %s log lines were dropped", count(int64(load.Parked)), count(int64(st.LogDropped)))
@@ -91,6 +94,27 @@ func statusLines(st *admin.Status, now time.Time, colour bool) []string {
 	s.lines = append(s.lines, "")
 	s.endpoints(st, now)
 	return s.lines
+}
+
+// addNodes names the nodes that share swarms, as long as they fit.
+func addNodes(l *line, nodes []admin.Node) {
+	const most = 8
+	for i, n := range nodes[:min(len(nodes), most)] {
+		if i > 0 {
+			l.add(plain, ", ")
+		}
+		l.add(plain, n.Name+" ")
+		l.add(stateStyle(n.State), n.State)
+		if n.Shed > 0 {
+			l.addf(plain, " sheds %s", percent(n.Shed))
+		}
+		if n.Self {
+			l.add(dim, " (this one)")
+		}
+	}
+	if more := len(nodes) - most; more > 0 {
+		l.addf(plain, " and %d more", more)
+	}
 }
 
 func stateStyle(state string) style {

@@ -119,11 +119,11 @@ func New(cfg Config, log *slog.Logger) (n *Node, problem error) {
 // ID is what other nodes know this one by.
 func (n *Node) ID() ID { return n.id }
 
-// Alive tells whether a message to the node would reach it, as far as is known: it was heard of in the last 3 s. It allocates
-// nothing and waits for nobody.
+// Alive tells whether a message to the node would reach it, as far as is known: Redis answers, and it was heard of in the last 3 s.
+// It allocates nothing and waits for nobody.
 func (n *Node) Alive(id ID) bool {
 	_, ok := (*n.alive.Load())[id]
-	return ok
+	return ok && n.up.Load()
 }
 
 // Run keeps in touch until ctx ends. Then it tells the others that this node is gone.

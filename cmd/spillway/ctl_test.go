@@ -178,6 +178,7 @@ func TestCtl(t *testing.T) {
 	ok("ws drain", `PUT /api/v1/switches/ws {"mode":"drain"}`, "ws drain until it is switched on again; 12,001 WebSockets are being closed over a minute\n")
 	ok("ws reject-new", `PUT /api/v1/switches/ws {"mode":"reject-new"}`, "; 12,001 WebSockets stay open\n")
 	ok("ws on", `PUT /api/v1/switches/ws {"mode":"on"}`, "ws on\n")
+	ok("ws on --cluster", `PUT /api/v1/switches/ws {"mode":"on","cluster":true}`, "ws on; all nodes are told\n")
 	ok("udp off --for 1d", `PUT /api/v1/switches/udp {"mode":"off","for":"24h"}`, "udp off for 24h0m0s (until ")
 	ok("announce reject-new --json", `PUT /api/v1/switches/announce {"mode":"reject-new"}`, `{"endpoint":"announce","mode":"reject-new","until":null,`)
 	ok("scrape on", `PUT /api/v1/switches/scrape {"mode":"on"}`, "scrape on\n")
@@ -187,6 +188,7 @@ func TestCtl(t *testing.T) {
 	ok("block add source 2001:db8::/32 --for 1h --reason bots", `PUT /api/v1/blocks/source/2001:db8::%2F32 {"for":"1h","reason":"bots"}`,
 		"source 2001:db8::/32 is blocked until ", "(1h 0m left), reason: bots\n")
 	ok("block add user-agent 'a b/?#%'", `PUT /api/v1/blocks/user-agent/a%20b%2F%3F%23%25 {}`, "user-agent a b/?#% is blocked until it is removed\n")
+	ok("block rm source 192.0.2.0/24 --cluster", `DELETE /api/v1/blocks/source/192.0.2.0%2F24 {"cluster":true}`, "is not blocked any more; all nodes are told\n")
 	ok("block add user-agent ..", `PUT /api/v1/blocks/user-agent?value=.. {}`)
 	ok("block rm source 192.0.2.0/24", "DELETE /api/v1/blocks/source/192.0.2.0%2F24 ", "source 192.0.2.0/24 is not blocked any more\n")
 	ok("block accept "+proposalID(&f.blocks.Proposed[0]), `PUT /api/v1/blocks/user-agent/Evil%2F1.0%1B%5B31m {"for":"1h","reason":"proposed: its share rose"}`,
@@ -238,6 +240,7 @@ func TestCtlRefuses(t *testing.T) {
 	f("ws of", 2, `mode "of": must be on, reject-new, drain or off; did you mean "off"?`)
 	f("ws reject_new", 2, `did you mean "reject-new"?`)
 	f("ws on --for 10m", 2, "--for goes with a mode that ends, not with on")
+	f("ws --cluster", 2, "--cluster goes with a mode")
 	f("ws --reason x", 2, "--for and --reason go with a mode")
 	f("ws off --for 10", 2, `--for: got "10"; must be a time, as 20s`)
 	f("block add useragent x", 2, `did you mean "user-agent"?`)

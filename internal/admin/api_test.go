@@ -273,6 +273,38 @@ level=ERROR msg="operator's change is in force but not saved; make room in data_
 	}
 }
 
+func TestChangesOfAllNodes(t *testing.T) {
+	t.Parallel()
+	s, op, audit := startFlooded(t)
+	for _, c := range [][3]string{
+		{"PUT", "/api/v1/switches/ws", `{"mode":"off","cluster":true}`},
+		{"PUT", "/api/v1/blocks/user-agent/evil", `{"cluster":true}`},
+		{"DELETE", "/api/v1/blocks/user-agent/evil", `{"cluster":true}`},
+		{"DELETE", "/api/v1/blocks/user-agent/elsewhere", `{"cluster":true}`}, // maybe another node has it
+	} {
+		op.orders = nil
+		if code, answer := s.send(c[0], c[1], c[2], jsonType); code != 200 {
+			t.Errorf("%v: got %d %s, want 200", c, code, answer)
+		}
+		if len(op.orders) != 1 || !strings.HasSuffix(op.orders[0], " on all nodes") {
+			t.Errorf("%v: got %q, want it for all nodes", c, op.orders)
+		}
+	}
+	if code, answer := s.send("PUT", "/api/v1/switches/ws", `{"mode":"off","cluster":"yes"}`, jsonType); code != 400 || !strings.Contains(answer, "cluster: must be a bool") {
+		t.Errorf("cluster that is a word: got %d %s, want 400 that names it", code, answer)
+	}
+	op.mu.Lock()
+	op.fail = fmt.Errorf("%w: not told to the others", ErrNotShared)
+	op.mu.Unlock()
+	code, answer := s.send("PUT", "/api/v1/switches/ws", `{"mode":"on","cluster":true}`, jsonType)
+	if code != 503 || !strings.Contains(answer, "in force on this node: not told to the others") {
+		t.Errorf("no Redis: got %d %s, want 503 and what it means", code, answer)
+	}
+	if log := audit.String(); !strings.Contains(log, "cluster=true") || !strings.Contains(log, "in force on this node and not on the others") {
+		t.Errorf("audit: got\n%s", log)
+	}
+}
+
 func TestChangesAreLimited(t *testing.T) {
 	t.Parallel()
 	s, op, _ := startFlooded(t)

@@ -79,6 +79,13 @@ func (f *flooded) Talkers() Talkers {
 	}
 }
 
+func forAll(o Order) string {
+	if o.Cluster {
+		return " on all nodes"
+	}
+	return ""
+}
+
 func (f *flooded) Switches() []shedder.SwitchState {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -88,7 +95,7 @@ func (f *flooded) Switches() []shedder.SwitchState {
 func (f *flooded) Turn(e shedder.Endpoint, m shedder.Mode, o Order) (shedder.SwitchState, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.orders = append(f.orders, fmt.Sprintf("turn %s %s %s %q %s", e, m, o.For, o.Reason, o.By))
+	f.orders = append(f.orders, fmt.Sprintf("turn %s %s %s %q %s", e, m, o.For, o.Reason, o.By)+forAll(o))
 	if f.fail != nil {
 		return shedder.SwitchState{}, f.fail
 	}
@@ -121,7 +128,7 @@ func (f *flooded) Blocks() Blocks {
 func (f *flooded) Block(kind shedder.RuleKind, value string, o Order) (shedder.Rule, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.orders = append(f.orders, fmt.Sprintf("block %s %q %s %q %s", kind, value, o.For, o.Reason, o.By))
+	f.orders = append(f.orders, fmt.Sprintf("block %s %q %s %q %s", kind, value, o.For, o.Reason, o.By)+forAll(o))
 	if f.fail != nil {
 		return shedder.Rule{}, f.fail
 	}
@@ -139,10 +146,10 @@ func (f *flooded) Block(kind shedder.RuleKind, value string, o Order) (shedder.R
 	return r, nil
 }
 
-func (f *flooded) Unblock(kind shedder.RuleKind, value string, _ Order) (bool, error) {
+func (f *flooded) Unblock(kind shedder.RuleKind, value string, o Order) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.orders = append(f.orders, fmt.Sprintf("unblock %s %q", kind, value))
+	f.orders = append(f.orders, fmt.Sprintf("unblock %s %q", kind, value)+forAll(o))
 	n := len(f.rules)
 	f.rules = slices.DeleteFunc(f.rules, func(r shedder.Rule) bool { return r.Kind == kind && r.Value == value })
 	return len(f.rules) < n, f.fail

@@ -7,12 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -32,13 +35,8 @@ type redisServer struct {
 
 func startRedis(t *testing.T, flags ...string) *redisServer {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	_ = ln.Close()
-	_, port, _ := net.SplitHostPort(addr)
+	port := freePort(t)
+	addr := "127.0.0.1:" + port
 	r := &redisServer{t: t, addr: addr}
 	r.argv = append([]string{"redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", t.TempDir(), "--save", "", "--appendonly", "no"}, flags...)
 	r.start()
@@ -258,17 +256,18 @@ func TestRights(t *testing.T) {
 		}
 	}
 	for _, clustered := range []bool{false, true} {
-		var r *redisServer
+		servers := []*redisServer{startRedis(t)}
 		if clustered {
-			r = startCluster(t)
-		} else {
-			r = startRedis(t)
+			servers = startMasters(t)
 		}
-		c := redis.NewClient(&redis.Options{Addr: r.addr, DisableIdentity: true, Protocol: 2})
-		if err := c.Do(context.Background(), user...).Err(); err != nil {
-			t.Fatal(err)
+		r := servers[0]
+		for _, one := range servers {
+			c := redis.NewClient(&redis.Options{Addr: one.addr, DisableIdentity: true, Protocol: 2})
+			if err := c.Do(context.Background(), user...).Err(); err != nil {
+				t.Fatal(err)
+			}
+			_ = c.Close()
 		}
-		_ = c.Close()
 		r.username, r.password = "tracker", "secret"
 		a, b := startNode(t, r, ""), startNode(t, r, "")
 		meet(t, a, b)
@@ -285,17 +284,77 @@ func TestRights(t *testing.T) {
 	}
 }
 
-// startCluster starts one node that is a whole Redis Cluster.
-func startCluster(t *testing.T) *redisServer {
+// startMasters starts three masters that are one Redis Cluster.
+func startMasters(t *testing.T) (masters []*redisServer) {
 	t.Helper()
-	r := startRedis(t, "--cluster-enabled", "yes")
-	c := redis.NewClient(&redis.Options{Addr: r.addr, DisableIdentity: true, Protocol: 2})
-	defer func() { _ = c.Close() }()
-	if err := c.ClusterAddSlotsRange(context.Background(), 0, 16383).Err(); err != nil {
-		t.Fatal(err)
+	argv := []string{"redis-cli", "--cluster-yes", "--cluster-replicas", "0", "--cluster", "create"}
+	for range 3 {
+		m := startRedis(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no")
+		masters, argv = append(masters, m), append(argv, m.addr)
 	}
-	eventually(t, 10*time.Second, "the cluster is up", func() bool {
-		return strings.Contains(c.ClusterInfo(context.Background()).Val(), "cluster_state:ok")
-	})
-	return r
+	if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", strings.Join(argv, " "), err, out)
+	}
+	for _, m := range masters {
+		c := redis.NewClient(&redis.Options{Addr: m.addr, DisableIdentity: true, Protocol: 2})
+		eventually(t, 20*time.Second, "the cluster is up", func() bool {
+			return strings.Contains(c.ClusterInfo(context.Background()).Val(), "cluster_state:ok")
+		})
+		_ = c.Close()
+	}
+	return masters
+}
+
+// TestMastersDie: whichever master of a cluster is killed, when it is back nodes know of one another, talk, and know all orders.
+func TestMastersDie(t *testing.T) {
+	t.Parallel()
+	masters := startMasters(t)
+	a, b := startNode(t, masters[0], ""), startNode(t, masters[0], "")
+	for round := range len(masters) + 1 {
+		if round > 0 {
+			masters[round-1].kill()
+			time.Sleep(1500 * time.Millisecond) // the others notice after a second
+			masters[round-1].start()
+		}
+		began := time.Now()
+		eventually(t, 20*time.Second, "both ways", func() bool {
+			text := fmt.Appendf(nil, "%d %d", round, time.Now().UnixNano())
+			there := a.Alive(b.ID()) && b.Alive(a.ID()) && a.Send(b.ID(), text) && b.Send(a.ID(), text)
+			time.Sleep(20 * time.Millisecond)
+			m, _ := a.got()
+			n, _ := b.got()
+			return there && len(m) > 0 && len(n) > 0 && m[len(m)-1] == string(text) && n[len(n)-1] == string(text)
+		})
+		t.Logf("round %d: talk after %v", round, time.Since(began))
+		what := fmt.Sprintf("switch %d", round)
+		eventually(t, 5*time.Second, "an order is taken", func() bool {
+			return a.Order(context.Background(), what, "off", 0, 0) == nil
+		})
+		eventually(t, 5*time.Second, "and followed", func() bool { return strings.Contains(b.gotOrders(), what+"=off") })
+	}
+	c := startNode(t, masters[0], "")
+	eventually(t, 5*time.Second, "a new node knows all", func() bool { _, o := c.got(); return len(o) == len(masters)+1 })
+}
+
+// freePort is below those that Linux gives to outgoing connections, and leaves room for a cluster node's bus at +10000.
+func freePort(t *testing.T) string {
+	t.Helper()
+	for range 1000 {
+		port := 10000 + rand.IntN(600)*20 + int(ports.Add(1))%20
+		if bindable(port) && bindable(port+10000) {
+			return strconv.Itoa(port)
+		}
+	}
+	t.Fatal("no free port")
+	return ""
+}
+
+var ports atomic.Int32
+
+func bindable(port int) bool {
+	ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err == nil {
+		_ = ln.Close()
+	}
+	return err == nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -58,11 +59,13 @@ for _, what in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], 0, now, 'LIMIT', 0, 2
 end
 local last = redis.call('ZREVRANGE', KEYS[2], 0, 0, 'WITHSCORES')
 local seq = math.max(now, (tonumber(last[2]) or 0) + 1)
+local reply = {string.format('%.0f', now)}
 for i = 2, #ARGV, 5 do
   local what, at, gone = ARGV[i], math.min(tonumber(ARGV[i + 1]), now), tonumber(ARGV[i + 3])
   local old = redis.call('HGET', KEYS[1], what)
-  if not old and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[1]) then return redis.error_reply('FULL') end
-  if at > (old and tonumber(string.match(old, '^%d+')) or 0) then
+  if not old and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[1]) then
+    reply[#reply + 1] = what
+  elseif at > (old and tonumber(string.match(old, '^%d+')) or 0) then
     redis.call('HSET', KEYS[1], what, string.format('%.0f ', at) .. ARGV[i + 2] .. ' ' .. ARGV[i + 3] .. ' ' .. ARGV[i + 4])
     redis.call('ZADD', KEYS[2], string.format('%.0f', seq), what)
     redis.call('ZREM', KEYS[3], what)
@@ -70,7 +73,7 @@ for i = 2, #ARGV, 5 do
     seq = seq + 1
   end
 end
-return 'OK'
+return reply
 `)
 
 // newsScript tells what came after a place in that order.
@@ -292,39 +295,65 @@ func (n *Node) tell(ctx context.Context) error {
 	o := &n.orders
 	o.telling.Lock()
 	defer o.telling.Unlock()
-	for {
+	untold := o.untold()
+	full := false
+	for len(untold) > 0 {
+		batch := untold[:min(len(untold), newsBatch)]
+		untold = untold[len(batch):]
 		args := []any{maxOrders}
-		var batch []*entry
-		o.mu.Lock()
-		for _, e := range o.entries {
-			if e.Untold && len(batch) < newsBatch {
-				batch = append(batch, e)
-				args = append(args, e.What, e.At, e.Until, e.Gone, e.Text)
-			}
-		}
-		o.mu.Unlock()
-		if len(batch) == 0 {
-			return nil
+		for _, e := range batch {
+			args = append(args, e.What, e.At, e.Until, e.Gone, e.Text)
 		}
 		client, err := n.redis()
 		if err != nil {
 			return err
 		}
 		call, cancel := context.WithTimeout(ctx, timeout)
-		err = orderScript.Run(call, client, n.orderKeys(), args...).Err()
+		reply, err := orderScript.Run(call, client, n.orderKeys(), args...).StringSlice()
 		cancel()
 		if err != nil {
-			if redis.HasErrorPrefix(err, "FULL") {
-				err = fmt.Errorf("redis has %d orders to all nodes; remove some", maxOrders)
-			}
 			return err
 		}
-		o.mu.Lock()
-		for _, e := range batch {
-			e.Untold = false
+		if len(reply) == 0 {
+			return errReply
 		}
+		now, err := number(reply[0])
+		if err != nil {
+			return err
+		}
+		full = full || len(reply) > 1
+		o.told(batch, reply[1:], now)
+	}
+	if full {
+		return fmt.Errorf("redis has %d orders to all nodes; remove some", maxOrders)
+	}
+	return nil
+}
+
+// untold are copies of what Redis has not confirmed.
+func (o *orders) untold() (list []entry) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, e := range o.entries {
+		if e.Untold {
+			list = append(list, *e)
+		}
+	}
+	return list
+}
+
+// told notes what Redis has confirmed, all but refused, at now.
+func (o *orders) told(batch []entry, refused []string, now int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i := range batch {
+		e := o.entries[batch[i].What]
+		if e == nil || e.At != batch[i].At || slices.Contains(refused, e.What) {
+			continue // there is a later one already
+		}
+		e.Untold = false
+		e.At = min(e.At, now) // as Redis has it: a clock that is ahead must not have the last word until then
 		o.changed = true
-		o.mu.Unlock()
 	}
 }
 

@@ -13,6 +13,9 @@
 //	worker.push           a frame into the queue of the peer it is for
 //	worker.flush          one write a socket, after each batch of sockets read
 //
+// Where nodes share swarms, worker.putAside keeps an announce's offers until the store knows the swarm, worker.relayOffersFar sends
+// offers to peers of other nodes, and Server.Receive takes what those send (far.go).
+//
 // An idle socket is its structures and nothing else: no goroutine, no timer, no buffer. Server.Run sweeps over all of them
 // for what has to do with time: pings, the idle, those that do not read, and draining.
 //

@@ -3,8 +3,10 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"syscall"
 	"testing"
 	"time"
@@ -150,15 +152,24 @@ func TestASlowClientTakesNoBudget(t *testing.T) {
 // one, the client resets it and tries again.
 func TestAnAnswerOfAnOldConnectionFreesThePlace(t *testing.T) {
 	l := newLab(t, 1)
-	l.vanish(t, 0)
 	cfg := l.config(backend4(0))
-	cfg.Budget = 64
+	cfg.Budget, cfg.Masquerade = 64, true
 	p := open(t, cfg)
+	l.vanish(t, 0)
+	asked := make(chan netip.AddrPort, 64)
+	syns := watch(t, l.backends[0], func(ip []byte) bool {
+		if isSYN(ip) {
+			port := binary.BigEndian.Uint16(ip[20:])
+			asked <- netip.AddrPortFrom(netip.AddrFrom4([4]byte(ip[12:16])), port)
+		}
+		return isSYN(ip)
+	})
 	send(t, l.client, 0, 64, fresh)
+	eventually(t, "64 SYNs", time.Second, func() bool { return syns() == 64 })
 	if b := counts(t, p).Backends[0]; b.Unanswered != 64 {
 		t.Fatalf("%+v; want 64 waiting", b)
 	}
-	send(t, l.backends[0], 0, 64, func(i int) []byte { return packet(backend4(0), spoofed(i), ack, 1000, 7) })
+	send(t, l.backends[0], 0, 64, func(i int) []byte { return packet(backend4(0), <-asked, ack, 1000, 7) })
 	eventually(t, "all answered", time.Second, func() bool { return counts(t, p).Backends[0].Unanswered == 0 })
 }
 

@@ -1,18 +1,18 @@
 // Package kernel has the kernel forward connections and refuse them: a Path of nf_tables and conntrack, which goes on when this
 // process does not. A packet passes, in order (rules.go):
 //
-//	segments    every packet, its flow known, its addresses not yet translated: while a backend is down what is of its flows is
-//	            refused (dead); a backend's first sign of life frees a place (signs)
+//	dead        while a backend is down, and only then: every packet, its flow known, its addresses not yet translated; what is of
+//	            that backend's flows is refused
 //	new         the first packet of a flow: hashed by its source to a slot, and so to a backend's chain; refused there if the backend
 //	            is down, or if as many as its budget has wait for its first sign of life
 //	own         a segment of no flow is refused
-//	size        SYNs that are forwarded: segments no larger than the tunnel takes
+//	forwarded   a backend's first sign of life frees a place (signs); segments no larger than the tunnel takes (syn)
 //	masquerade  where configured, the backend sees this machine's address
 //
 // What the relay says again each second ends by itself when it does not: a killed relay leaves forwarding, not refusing.
 //
 //	Open           takes over or makes the table (table.go, sets.go), in one transaction
-//	Path.Apply     changes elements of sets; when the first backend goes down and the last comes back, a rule, too
+//	Path.Apply     changes elements of sets; when the first backend goes down and the last comes back, a chain, too
 //	Path.Cut       ends the flows of a backend that has died (cut.go)
 //	Path.Close     leaves the table; Revert removes it
 //

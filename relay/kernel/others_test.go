@@ -99,8 +99,8 @@ func TestATableOfOurNameThatIsNotOurs(t *testing.T) {
 	name := appendText(nil, unix.NFTA_TABLE_NAME, TableName)
 	b := &batch{}
 	b.add(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "", name)
-	b.add(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, "", appendText(appendText(nil, unix.NFTA_CHAIN_TABLE, TableName), unix.NFTA_CHAIN_NAME, "segments"))
-	rule := appendText(appendText(nil, unix.NFTA_RULE_TABLE, TableName), unix.NFTA_RULE_CHAIN, "segments")
+	b.add(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, "", appendText(appendText(nil, unix.NFTA_CHAIN_TABLE, TableName), unix.NFTA_CHAIN_NAME, "forwarded"))
+	rule := appendText(appendText(nil, unix.NFTA_RULE_TABLE, TableName), unix.NFTA_RULE_CHAIN, "forwarded")
 	b.add(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE, "", appendNest(rule, unix.NFTA_RULE_EXPRESSIONS, accept()))
 	must(t, s.commit(b))
 	t.Cleanup(func() {

@@ -25,16 +25,19 @@ type base struct {
 // Chains of one kind are called in order of priority; conntrack is at -200, and addresses are translated at -100 and 100.
 var bases = []base{
 	{"untracked", "filter", unix.NF_INET_LOCAL_OUT, -300},
-	{"segments", "filter", unix.NF_INET_PRE_ROUTING, -150},
 	{"new", "nat", unix.NF_INET_PRE_ROUTING, -100},
 	{"own", "filter", unix.NF_INET_LOCAL_IN, -150},
-	{"size", "filter", unix.NF_INET_FORWARD, -150},
+	{"forwarded", "filter", unix.NF_INET_FORWARD, -150},
 	{"masquerade", "nat", unix.NF_INET_POST_ROUTING, 100},
 }
 
+// dead is called for every packet, before its addresses are translated and before a route is looked for; and only there while some
+// backend is down, since to be called at all is most of what a packet costs.
+var dead = base{"dead", "filter", unix.NF_INET_PRE_ROUTING, -150}
+
 // chains are those that are not called by the kernel.
 func (cfg Config) chains() []string {
-	all := []string{"dead", "signs", "syn"}
+	all := []string{"signs", "syn"}
 	for _, f := range cfg.families() {
 		all = append(all, "refused"+f.name, "own"+f.name, "new"+f.name)
 		for i, b := range cfg.Backends {
@@ -81,10 +84,7 @@ func (cfg Config) build(b *batch, mark string) *batch {
 		if c.name == "masquerade" && !cfg.Masquerade {
 			continue
 		}
-		attrs := appendText(appendText(nil, unix.NFTA_CHAIN_TABLE, TableName), unix.NFTA_CHAIN_NAME, c.name)
-		attrs = appendNest(attrs, unix.NFTA_CHAIN_HOOK, append32(append32(nil, unix.NFTA_HOOK_HOOKNUM, c.hook), unix.NFTA_HOOK_PRIORITY, uint32(c.priority)))
-		attrs = appendText(append32(attrs, unix.NFTA_CHAIN_POLICY, nfAccept), unix.NFTA_CHAIN_TYPE, c.kind)
-		b.add(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, "chain "+c.name, attrs)
+		b.addBase(c)
 	}
 	for _, c := range cfg.chains() {
 		b.add(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, "chain "+c, appendText(appendText(nil, unix.NFTA_CHAIN_TABLE, TableName), unix.NFTA_CHAIN_NAME, c))
@@ -95,6 +95,14 @@ func (cfg Config) build(b *batch, mark string) *batch {
 	}
 	b.addRules(cfg.rules(mark))
 	return b
+}
+
+// addBase makes a chain that the kernel calls, if it is not there.
+func (b *batch) addBase(c base) {
+	attrs := appendText(appendText(nil, unix.NFTA_CHAIN_TABLE, TableName), unix.NFTA_CHAIN_NAME, c.name)
+	attrs = appendNest(attrs, unix.NFTA_CHAIN_HOOK, append32(append32(nil, unix.NFTA_HOOK_HOOKNUM, c.hook), unix.NFTA_HOOK_PRIORITY, uint32(c.priority)))
+	attrs = appendText(append32(attrs, unix.NFTA_CHAIN_POLICY, nfAccept), unix.NFTA_CHAIN_TYPE, c.kind)
+	b.add(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, "chain "+c.name, attrs)
 }
 
 func (b *batch) addRules(rules []rule) {
@@ -130,15 +138,17 @@ func (cfg Config) watch(b *batch, p, old *relay.Plan) {
 	now, before := slices.Contains(p.Down, true), old != nil && slices.Contains(old.Down, true)
 	switch {
 	case now && !before:
+		b.addBase(dead)
 		b.addRules(cfg.deadRules())
 	case before && !now:
-		b.clear("dead")
+		b.takeAway(dead)
 	}
 }
 
-// clear takes all rules out of a chain.
-func (b *batch) clear(chain string) {
-	b.add(unix.NFT_MSG_DELRULE, 0, "rules of "+chain, appendText(appendText(nil, unix.NFTA_RULE_TABLE, TableName), unix.NFTA_RULE_CHAIN, chain))
+// takeAway takes a chain away, with its rules.
+func (b *batch) takeAway(c base) {
+	b.add(unix.NFT_MSG_DELRULE, 0, "rules of "+c.name, appendText(appendText(nil, unix.NFTA_RULE_TABLE, TableName), unix.NFTA_RULE_CHAIN, c.name))
+	b.add(unix.NFT_MSG_DELCHAIN, 0, "chain "+c.name, appendText(appendText(nil, unix.NFTA_CHAIN_TABLE, TableName), unix.NFTA_CHAIN_NAME, c.name))
 }
 
 // refresh says again what the kernel would forget: which backends are down, for the times in down or for relay.Forget, and which

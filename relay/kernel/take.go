@@ -101,12 +101,19 @@ func (p *Path) adopt() (bool, error) {
 		p.earlier[name] = -n // modulo 2^64; the sum is what is new
 	}
 	p.plan = plan
-	if !slices.Contains(plan.Down, true) {
-		b := &batch{} // an earlier relay's refusal has ended, and what looks for it is there still
-		b.clear("dead")
-		return true, p.commit(b)
+	if left, err := hasChain(p.socket, dead.name); err != nil || !left || slices.Contains(plan.Down, true) {
+		return err == nil, err
 	}
-	return true, nil
+	b := &batch{} // an earlier relay's refusal has ended, and what looks for it is there still
+	b.takeAway(dead)
+	return true, p.commit(b)
+}
+
+func hasChain(s *socket, name string) (bool, error) {
+	chains, err := s.dump(unix.NFT_MSG_GETCHAIN, nil)
+	return slices.ContainsFunc(chains, func(c []byte) bool {
+		return text(attribute(c, unix.NFTA_CHAIN_TABLE)) == TableName && text(attribute(c, unix.NFTA_CHAIN_NAME)) == name
+	}), err
 }
 
 // planBefore is what the table does now.

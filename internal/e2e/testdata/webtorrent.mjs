@@ -1,10 +1,11 @@
-// Two node clients of webtorrent that know of each other by the tracker alone: node webtorrent.mjs ws://host:port MiB DIR
+// Two node clients of webtorrent that know of each other by the tracker alone: node webtorrent.mjs ws://host:port MiB DIR [WS2]
+// With WS2 the leecher asks there, and has a magnet link.
 // Prints "ok" and ends with 0 when the file has crossed.
 import WebTorrent from 'webtorrent'
 import crypto from 'node:crypto'
 import fs from 'node:fs'
 
-const [ws, mib, dir] = process.argv.slice(2)
+const [ws, mib, dir, ws2] = process.argv.slice(2)
 const options = () => ({ dht: false, lsd: false, utPex: false, natUpnp: false, natPmp: false, utp: false, tracker: { rtcConfig: { iceServers: [] } } })
 const fail = e => { console.log(e.message ?? e); process.exit(1) }
 const [seeder, leecher] = [new WebTorrent(options()), new WebTorrent(options())]
@@ -18,7 +19,8 @@ const torrent = await new Promise(resolve => {
 })
 await new Promise(resolve => torrent.numPeers === 0 && torrent.discovery?.tracker ? resolve() : torrent.once('trackerAnnounce', resolve))
 
-const copy = leecher.add(torrent.torrentFile, { path: dir + '/leech' })
+const source = ws2 ? `magnet:?xt=urn:btih:${torrent.infoHash}&tr=${encodeURIComponent(ws2)}` : torrent.torrentFile
+const copy = leecher.add(source, { path: dir + '/leech' })
 copy.on('wire', w => console.log('wire', w.type))
 copy.on('warning', e => console.log('warning', e.message))
 copy.on('done', () => {

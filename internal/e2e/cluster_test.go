@@ -124,13 +124,23 @@ func (p *rawPeer) meets(q *rawPeer, round string) (took time.Duration, err error
 	return time.Since(began), nil
 }
 
+// mustMeet is meets on a machine that may be busy: where Redis takes longer than store.redis.wait an announce is answered without it,
+// and the next meets.
 func (p *rawPeer) mustMeet(q *rawPeer, round string) {
 	p.t.Helper()
-	took, err := p.meets(q, round)
-	if err != nil {
-		p.t.Fatalf("%s: %v", round, err)
+	const most = 5
+	for try := 1; ; try++ {
+		took, err := p.meets(q, round)
+		if err == nil {
+			p.t.Logf("%s: from announce to answer %v, try %d", round, took, try)
+			return
+		}
+		if try == most {
+			p.t.Fatalf("%s: not in %d announces: %v", round, most, err)
+		}
+		p.drain()
+		q.drain()
 	}
-	p.t.Logf("%s: from announce to answer %v", round, took)
 }
 
 // metric is one of the tracker's, or 0.
@@ -176,17 +186,21 @@ func TestWebTorrentPeersOnTwoNodes(t *testing.T) {
 	var took []time.Duration
 	for i := range 20 {
 		d, err := p.meets(q, fmt.Sprint(i))
-		if err != nil {
-			t.Fatal(err)
+		if err == nil {
+			took = append(took, d)
 		}
-		took = append(took, d)
+		p.drain()
+		q.drain()
+	}
+	if len(took) < 15 {
+		t.Fatalf("of 20 announces %d met", len(took))
 	}
 	slices.Sort(took)
-	t.Logf("again: from announce to answer %v, 20th of 20 %v", took[10], took[19])
+	t.Logf("again: %d of 20 met, from announce to answer %v, the last %v", len(took), took[len(took)/2], took[len(took)-1])
 
 	// Who may answer: who was sent the offer, once.
 	p.announce(1, "once")
-	offer := q.next("offer", time.Second)
+	offer := q.next("offer", 5*time.Second)
 	if offer == nil {
 		t.Fatal("no offer")
 	}
@@ -198,7 +212,7 @@ func TestWebTorrentPeersOnTwoNodes(t *testing.T) {
 	}
 	q.answer(offer)
 	q.answer(offer)
-	if p.next("answer", time.Second) == nil {
+	if p.next("answer", 5*time.Second) == nil {
 		t.Error("answer: none")
 	}
 	if m := p.next("answer", 300*time.Millisecond); m != nil {

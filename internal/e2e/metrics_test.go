@@ -19,18 +19,14 @@ import (
 // adminAddr finds the admin listener in the line with which serve says that it is up.
 var adminAddr = regexp.MustCompile(`admin=\[?"?(127\.0\.0\.1:\d+)`)
 
-// metrics fetches /metrics with the token that the tracker made for itself.
-func (tr *tracker) metrics(t *testing.T) []byte {
+// adminGet fetches a page of an admin listener with the token made for it in dataDir.
+func adminGet(t *testing.T, addr, dataDir, path string) []byte {
 	t.Helper()
-	match := adminAddr.FindStringSubmatch(tr.log())
-	if match == nil {
-		t.Fatal("no admin address in the log")
-	}
-	token, err := os.ReadFile(filepath.Join(tr.dataDir, "admin.token"))
+	token, err := os.ReadFile(filepath.Join(dataDir, "admin.token"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	req, err := http.NewRequest(http.MethodGet, "http://"+match[1]+"/metrics", nil)
+	req, err := http.NewRequest(http.MethodGet, "http://"+addr+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,9 +38,34 @@ func (tr *tracker) metrics(t *testing.T) []byte {
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil || resp.StatusCode != http.StatusOK {
-		t.Fatalf("/metrics: %s, %v", resp.Status, err)
+		t.Fatalf("%s: %s, %v", path, resp.Status, err)
 	}
 	return body
+}
+
+// adminGet is a page of the tracker's admin listener.
+func (tr *tracker) adminGet(t *testing.T, path string) []byte {
+	t.Helper()
+	match := adminAddr.FindStringSubmatch(tr.log())
+	if match == nil {
+		t.Fatal("no admin address in the log")
+	}
+	return adminGet(t, match[1], tr.dataDir, path)
+}
+
+func (tr *tracker) metrics(t *testing.T) []byte {
+	t.Helper()
+	return tr.adminGet(t, "/metrics")
+}
+
+// promtool has the metrics judged by Prometheus's own tool.
+func promtool(t *testing.T, metrics []byte) {
+	t.Helper()
+	cmd := exec.Command("promtool", "check", "metrics")
+	cmd.Stdin = bytes.NewReader(metrics)
+	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("promtool check metrics: %v\n%s", err, out)
+	}
 }
 
 func TestPromtoolAcceptsMetrics(t *testing.T) {
@@ -59,11 +80,7 @@ func TestPromtoolAcceptsMetrics(t *testing.T) {
 	tr.wantCounts(t, hash, counts{Complete: 1, Incomplete: 1})
 
 	body := tr.metrics(t)
-	promtool := exec.Command("promtool", "check", "metrics")
-	promtool.Stdin = bytes.NewReader(body)
-	if out, err := promtool.CombinedOutput(); err != nil || len(out) > 0 {
-		t.Errorf("promtool check metrics: %v\n%s", err, out)
-	}
+	promtool(t, body)
 	for _, line := range []string{
 		`spillway_announces_total{proto="http",result="served"} 2`,
 		`spillway_announces_total{proto="http",result="bad"} 1`,

@@ -3,13 +3,10 @@
 package e2e
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -113,31 +110,10 @@ func TestRelayWithoutRights(t *testing.T) {
 	announce{from: "127.0.0.12", hash: hash, port: 1012}.mustTo(t, tr.announce).wantPeers(t, "127.0.0.9:1009")
 
 	// Its metrics are as well-formed as the tracker's.
-	token, err := os.ReadFile(filepath.Join(r.dataDir, "admin.token"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req, err := http.NewRequest(http.MethodGet, "http://"+r.admin+"/metrics", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
-	resp, err := httpClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	var body bytes.Buffer
-	if _, err := body.ReadFrom(resp.Body); err != nil {
-		t.Fatal(err)
-	}
-	promtool := exec.Command("promtool", "check", "metrics")
-	promtool.Stdin = bytes.NewReader(body.Bytes())
-	if out, err := promtool.CombinedOutput(); err != nil || len(out) > 0 {
-		t.Errorf("promtool check metrics: %v\n%s", err, out)
-	}
+	body := adminGet(t, r.admin, r.dataDir, "/metrics")
+	promtool(t, body)
 	for _, line := range []string{`spillway_relay_mode{mode="proxy"} 1`, fmt.Sprintf(`spillway_relay_backend_up{backend=%q} 1`, backend.Host)} {
-		if !strings.Contains(body.String(), line+"\n") {
+		if !strings.Contains(string(body), line+"\n") {
 			t.Errorf("/metrics has no line %s", line)
 		}
 	}

@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -57,31 +55,13 @@ func serveShared(t *testing.T, r *redisServer, flags ...string) *tracker {
 // degraded is what the admin side says of Redis.
 func (tr *tracker) degraded(t *testing.T) (part float64, why string) {
 	t.Helper()
-	match := adminAddr.FindStringSubmatch(tr.log())
-	if match == nil {
-		t.Fatal("no admin address in the log")
-	}
-	token, err := os.ReadFile(filepath.Join(tr.dataDir, "admin.token"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req, err := http.NewRequest(http.MethodGet, "http://"+match[1]+"/api/v1/status", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
-	resp, err := httpClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
 	var st struct {
 		Redis *struct {
 			Degraded float64
 			Why      string
 		}
 	}
-	if err := json.NewDecoder(resp.Body).Decode(&st); err != nil || st.Redis == nil {
+	if err := json.Unmarshal(tr.adminGet(t, "/api/v1/status"), &st); err != nil || st.Redis == nil {
 		t.Fatalf("status: %v, redis %v", err, st.Redis)
 	}
 	return st.Redis.Degraded, st.Redis.Why
@@ -201,11 +181,7 @@ func TestPromtoolAcceptsSharedMetrics(t *testing.T) {
 	tr := serveShared(t, r)
 	announce{from: "127.0.0.2", hash: metainfo.HashBytes([]byte(t.Name())), port: 1002, left: 1}.mustTo(t, tr.announce)
 	body := string(tr.metrics(t))
-	promtool := exec.Command("promtool", "check", "metrics")
-	promtool.Stdin = strings.NewReader(body)
-	if out, err := promtool.CombinedOutput(); err != nil || len(out) > 0 {
-		t.Errorf("promtool check metrics: %v\n%s", err, out)
-	}
+	promtool(t, []byte(body))
 	for _, line := range []string{"spillway_redis_degraded 0\n", "spillway_redis_waits_total{result=\"asked\"} 1\n"} {
 		if !strings.Contains(body, line) {
 			t.Errorf("/metrics has no line %s", line)

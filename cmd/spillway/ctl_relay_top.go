@@ -132,23 +132,7 @@ func (c *client) relayTop(ctx context.Context, v *relayView, in, out *os.File) e
 			restore()
 		}()
 	}
-	tasks.Go(func() {
-		ticker := time.NewTicker(topEvery)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
-			}
-			l := c.relayLook(ctx)
-			select {
-			case <-ctx.Done():
-				return
-			case looks <- l:
-			}
-		}
-	})
+	tasks.Go(func() { lookOften(ctx, c.relayLook, looks) })
 	resized := make(chan os.Signal, 1)
 	signal.Notify(resized, unix.SIGWINCH)
 	defer signal.Stop(resized)

@@ -152,7 +152,7 @@ func (t *top) run(ctx context.Context, in, out *os.File) error {
 			restore()
 		}()
 	}
-	t.tasks.Go(func() { t.client.lookOften(ctx, looks) })
+	t.tasks.Go(func() { lookOften(ctx, t.client.look, looks) })
 	resized := make(chan os.Signal, 1)
 	signal.Notify(resized, unix.SIGWINCH)
 	defer signal.Stop(resized)
@@ -291,7 +291,7 @@ func (t *top) turnWS(ctx context.Context, to change) {
 }
 
 // lookOften looks each second, or as often as answers come.
-func (c *client) lookOften(ctx context.Context, looks chan<- look) {
+func lookOften[T any](ctx context.Context, look func(context.Context) T, looks chan<- T) {
 	ticker := time.NewTicker(topEvery)
 	defer ticker.Stop()
 	for {
@@ -300,7 +300,7 @@ func (c *client) lookOften(ctx context.Context, looks chan<- look) {
 			return
 		case <-ticker.C:
 		}
-		l := c.look(ctx)
+		l := look(ctx)
 		select {
 		case <-ctx.Done():
 			return

@@ -95,6 +95,7 @@ type coreClock struct {
 	at   time.Time
 	idle time.Duration // measured
 	user time.Duration // sampled at the clock's ticks
+	lost time.Duration // to the host, where this is a guest
 }
 
 // readCore reads /proc/stat. Busy is what is not idle: the kernel measures only that, and a packet's microseconds between two ticks
@@ -114,10 +115,10 @@ func parseCore(b []byte, core int, at time.Time) (coreClock, error) {
 	name := "cpu" + strconv.Itoa(core)
 	for line := range bytes.Lines(b) {
 		f := bytes.Fields(line)
-		if len(f) < 6 || string(f[0]) != name {
+		if len(f) < 9 || string(f[0]) != name {
 			continue
 		}
-		var n [5]time.Duration // user, nice, system, idle, waiting for a disk
+		var n [8]time.Duration // user, nice, system, idle, waiting for a disk, interrupts, soft ones, stolen
 		for i := range n {
 			ticks, err := strconv.ParseInt(string(f[i+1]), 10, 64)
 			if err != nil {
@@ -125,7 +126,7 @@ func parseCore(b []byte, core int, at time.Time) (coreClock, error) {
 			}
 			n[i] = time.Duration(ticks) * tick
 		}
-		return coreClock{at: at, idle: n[3] + n[4], user: n[0] + n[1]}, nil
+		return coreClock{at: at, idle: n[3] + n[4], user: n[0] + n[1], lost: n[7]}, nil
 	}
 	return coreClock{}, fmt.Errorf("read /proc/stat: no %s", name)
 }
@@ -153,6 +154,28 @@ func (c coreClock) useSince(before coreClock, own time.Duration) Use {
 	u := Use{Foreign: share(float64(c.user - before.user - own))}
 	u.Relay = max(share(took-float64(c.idle-before.idle))-u.Foreign, 0)
 	return u
+}
+
+// coreClocks is of all cores that the lab uses.
+type coreClocks []coreClock
+
+func readCores(c Cores) (all coreClocks, err error) {
+	for _, core := range []int{c.Relay, c.Edge, c.Backend} {
+		clock, err := readCore(core)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, clock)
+	}
+	return all, nil
+}
+
+// stolenSince is the largest share of the time since that the host took of a core.
+func (all coreClocks) stolenSince(before coreClocks) (most float64) {
+	for i, c := range all {
+		most = max(most, (c.lost-before[i].lost).Seconds()/max(c.at.Sub(before[i].at).Seconds(), 0.001))
+	}
+	return most
 }
 
 // userTime is what a process has computed outside the kernel, 0 when it has ended.

@@ -16,7 +16,7 @@ import (
 // aTimeline is of three seconds: a success, a fault in the second one, and a late success.
 func aTimeline() *Timeline {
 	start := time.Unix(1000, 0)
-	core := func(after, idle, user time.Duration) coreClock { return coreClock{start.Add(after), idle, user} }
+	core := func(after, idle, user time.Duration) coreClock { return coreClock{at: start.Add(after), idle: idle, user: user} }
 	t := &Tally{Start: start, Attempts: Attempts{
 		{At: 50 * time.Millisecond, Took: 30 * time.Millisecond, Outcome: OK},
 		{At: s, Took: 2 * time.Millisecond, Outcome: Refused},
@@ -104,7 +104,7 @@ func TestTheCoresClockIsRead(t *testing.T) {
 	const stat = "cpu  1 1 1 1 1\ncpu0 100 20 30 400 50 60 70 80 0 0\ncpu1 1 2 3 4 5 6\nintr 1\n"
 	at := time.Unix(1, 0)
 	c, err := parseCore([]byte(stat), 0, at)
-	if want := (coreClock{at, 4500 * time.Millisecond, 1200 * time.Millisecond}); err != nil || c != want {
+	if want := (coreClock{at, 4500 * time.Millisecond, 1200 * time.Millisecond, 800 * time.Millisecond}); err != nil || c != want {
 		t.Errorf("got %v, %v; want %v", c, err, want)
 	}
 	for _, bad := range []string{"", "cpu0 1 2\n", "cpu0 1 2 3 x 5\n", "cpu00 1 2 3 4 5\n"} {
@@ -112,9 +112,12 @@ func TestTheCoresClockIsRead(t *testing.T) {
 			t.Errorf("%q was read", bad)
 		}
 	}
-	later := coreClock{at.Add(s), c.idle + 300*time.Millisecond, c.user + 250*time.Millisecond}
+	later := coreClock{at.Add(s), c.idle + 300*time.Millisecond, c.user + 250*time.Millisecond, c.lost + 100*time.Millisecond}
 	if got := later.useSince(c, 50*time.Millisecond); math.Abs(got.Relay-0.5)+math.Abs(got.Foreign-0.2) > 1e-9 {
 		t.Errorf("use: got %v, want 0.5 and 0.2", got)
+	}
+	if got := (coreClocks{c, later}).stolenSince(coreClocks{c, c}); math.Abs(got-0.1) > 1e-9 {
+		t.Errorf("stolen: got %v, want 0.1", got)
 	}
 	if got := c.useSince(c, 0); got != (Use{}) {
 		t.Errorf("of no time: got %v", got)

@@ -67,6 +67,7 @@ type Report struct {
 	Goodput  float64       `json:"goodput"`   // successes from a second after that on, for each new client
 	Healthy  float64       `json:"healthy"`   // the same before the fault
 	Behind   int           `json:"behind"`    // attempts the crowd was late with
+	Stolen   float64       `json:"stolen"`    // share of the time in which the host ran something else on a core of the lab; of the worst core
 	Kept     int           `json:"kept"`      // established connections that lived when the fault came
 	KeptLeft int           `json:"kept_left"` // that lived at the fault's end
 	KeptLast time.Duration `json:"kept_last"` // when the last of the others ended, after the fault came
@@ -159,6 +160,10 @@ func (t *Trial) run(l *Lab, tracker *Tracker, relay *Running, target netip.AddrP
 	if err := l.Load(load); err != nil {
 		return nil, err
 	}
+	stolen, err := readCores(l.Cores)
+	if err != nil {
+		return nil, err
+	}
 	watch := l.Watch(relay)
 	time.Sleep(t.UsualFor)
 	load.SetRate(t.Busy)
@@ -174,6 +179,11 @@ func (t *Trial) run(l *Lab, tracker *Tracker, relay *Running, target netip.AddrP
 	time.Sleep(t.AfterFor)
 	r.Length = load.Since()
 	samples, probes, watchErr := watch.Stop()
+	now, err := readCores(l.Cores)
+	if err != nil {
+		return nil, err
+	}
+	r.Stolen = now.stolenSince(stolen)
 	tally, loadErr := load.Stop(time.Second)
 	if err = errors.Join(err, watchErr, loadErr); err != nil {
 		return nil, err
@@ -252,7 +262,8 @@ func (r *Report) Print(w io.Writer) error {
 	if r.Fault != "" {
 		name += ", " + string(r.Fault) + ": " + r.Fault.Text()
 	}
-	fmt.Fprintf(&b, "%s\n  before the fault: %.1f %% ok, core %s (%s with no load), crowd late with %d, and %.0f %% of a core\n", name, 100*r.Healthy, r.CPUHealthy, r.CPUIdle, r.Behind, 100*r.Tally.CPU.Seconds()/r.Length.Seconds())
+	fmt.Fprintf(&b, "%s\n  before the fault: %.1f %% ok, core %s (%s with no load), crowd late with %d, and %.0f %% of a core; %.1f %% of a core stolen\n", name,
+		100*r.Healthy, r.CPUHealthy, r.CPUIdle, r.Behind, 100*r.Tally.CPU.Seconds()/r.Length.Seconds(), 100*r.Stolen)
 	if r.Fault != "" {
 		fmt.Fprintf(&b, "  fault: %d failed, p50 %.2f ms, p99 %.1f ms, worst %.0f ms; core %s, in its second half %s\n", r.Failed, ms(r.FailP50), ms(r.FailP99),
 			ms(r.FailWorst), r.CPUFault, r.CPURefuse)

@@ -16,7 +16,9 @@ import (
 // aTimeline is of three seconds: a success, a fault in the second one, and a late success.
 func aTimeline() *Timeline {
 	start := time.Unix(1000, 0)
-	core := func(after, idle, user time.Duration) coreClock { return coreClock{at: start.Add(after), idle: idle, user: user} }
+	core := func(after, idle, user time.Duration) coreClock {
+		return coreClock{at: start.Add(after), idle: idle, user: user}
+	}
 	t := &Tally{Start: start, Attempts: Attempts{
 		{At: 50 * time.Millisecond, Took: 30 * time.Millisecond, Outcome: OK},
 		{At: s, Took: 2 * time.Millisecond, Outcome: Refused},

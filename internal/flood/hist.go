@@ -1,61 +1,80 @@
 package flood
 
 import (
-	"math/bits"
 	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// A histogram's cells are an octave of microseconds cut into 32: a quantile is right to 3 %.
+// A quantile of a whole phase is right to 0.1 %, so that a ratio of two of them means something; one of a tenth of a second is for
+// a plot, and right to 1 %, in a tenth of the memory.
 const (
-	histSteps = 32
-	histCells = 20 * histSteps // up to 16 s; what is longer is in the last
+	phaseDigits = 3
+	binDigits   = 2
+
+	histUnit    = time.Microsecond
+	histLongest = 2 * time.Minute // more than Config.Timeout and Config.Patience may be together; what is longer counts as this
 )
 
+// hist is an HdrHistogram (Gil Tene's, hdrhistogram.org) and, as that knows its largest value only to its precision, the largest
+// value. To add allocates nothing (TestRequestsAllocateNothing).
 type hist struct {
-	n     [histCells]uint32
-	count uint64
-	most  time.Duration
+	h    *hdrhistogram.Histogram
+	most time.Duration
+}
+
+func newHist(digits int) hist {
+	return hist{h: hdrhistogram.New(int64(histUnit), int64(histLongest), digits)}
 }
 
 func (h *hist) add(d time.Duration) {
-	h.n[histCell(d)]++
-	h.count++
 	h.most = max(h.most, d)
-}
-
-func histCell(d time.Duration) int {
-	us := uint64(max(d, 0)) / 1000
-	if us < histSteps {
-		return int(us)
+	if err := h.h.RecordValue(int64(min(max(d, 0), histLongest))); err != nil {
+		panic("BUG: " + err.Error())
 	}
-	n := bits.Len64(us) - 6 // us>>n is from 32 to 63
-	return min((n+1)*histSteps+int(us>>n)-histSteps, histCells-1)
 }
 
-// histBound is the upper end of a cell.
-func histBound(cell int) time.Duration {
-	if cell < histSteps {
-		return time.Duration(cell+1) * time.Microsecond
-	}
-	n := cell/histSteps - 1
-	return time.Duration(histSteps+cell%histSteps+1) << n * time.Microsecond
-}
+func (h *hist) count() int64 { return h.h.TotalCount() }
 
+// merge adds what o has counted, whose digits are the same.
 func (h *hist) merge(o *hist) {
-	for i, n := range o.n {
-		h.n[i] += n
-	}
-	h.count += o.count
 	h.most = max(h.most, o.most)
+	h.h.Merge(o.h)
 }
 
-// at is quantile q; zero if nothing was counted.
+// at is quantile q, of 0 to 1; zero if nothing was counted.
 func (h *hist) at(q float64) time.Duration {
-	left := int64(q*float64(h.count)) + 1
-	for i, n := range h.n {
-		if left -= int64(n); left <= 0 && n > 0 {
-			return min(histBound(i), h.most)
+	if q >= 1 {
+		return h.most
+	}
+	return min(time.Duration(h.h.ValueAtQuantile(100*q)), h.most)
+}
+
+// curveQuantiles are those of a latency curve: each nine more is a tenth of the requests.
+var curveQuantiles = []float64{0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.9975, 0.999, 0.9995, 0.99975, 0.9999, 0.99995, 0.99999, 0.999999}
+
+// curve is the quantiles of which there is a request above, and the largest.
+func (h *hist) curve() (all []Quantile) {
+	n := float64(h.count())
+	for _, q := range curveQuantiles {
+		if n*(1-q) >= 1 {
+			all = append(all, Quantile{q, ms(h.at(q))})
 		}
 	}
-	return h.most
+	if n > 0 {
+		all = append(all, Quantile{1, ms(h.most)})
+	}
+	return all
+}
+
+// encoded is the histogram as other programs for HdrHistograms read it, in nanoseconds; empty if nothing was counted.
+func (h *hist) encoded() string {
+	if h.count() == 0 {
+		return ""
+	}
+	b, err := h.h.Encode(hdrhistogram.V2CompressedEncodingCookieBase)
+	if err != nil {
+		panic("BUG: a histogram cannot be written: " + err.Error())
+	}
+	return string(b)
 }

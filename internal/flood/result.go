@@ -6,8 +6,12 @@ import (
 	"time"
 )
 
+// ResultVersion changes when a field of Result or Trial is renamed, removed, or means something else. New fields do not change it.
+const ResultVersion = 1
+
 // Result is what a flood found out. It is also the form of the JSON file.
 type Result struct {
+	Version int       `json:"version"` // ResultVersion
 	Name    string    `json:"name"`
 	Target  string    `json:"target"`
 	Mode    Mode      `json:"mode"`
@@ -69,12 +73,25 @@ type Side struct {
 	Unsent      uint64 `json:"failed_unsent"`
 
 	// Latency of the good, from when they were due, in milliseconds; of all that were served, the late ones too.
-	P50       float64 `json:"good_p50_ms"`
-	P99       float64 `json:"good_p99_ms"`
-	P999      float64 `json:"good_p999_ms"`
-	ServedP50 float64 `json:"served_p50_ms"`
-	ServedP99 float64 `json:"served_p99_ms"`
-	ServedMax float64 `json:"served_max_ms"`
+	P50        float64 `json:"good_p50_ms"`
+	P90        float64 `json:"good_p90_ms"`
+	P99        float64 `json:"good_p99_ms"`
+	P999       float64 `json:"good_p999_ms"`
+	Max        float64 `json:"good_max_ms"`
+	ServedP50  float64 `json:"served_p50_ms"`
+	ServedP90  float64 `json:"served_p90_ms"`
+	ServedP99  float64 `json:"served_p99_ms"`
+	ServedP999 float64 `json:"served_p999_ms"`
+	ServedMax  float64 `json:"served_max_ms"`
+
+	Latency []Quantile `json:"served_latency,omitempty"` // of all that were served
+	HDR     string     `json:"served_hdr,omitempty"`     // the same as an HdrHistogram of nanoseconds: V2, compressed, base64
+}
+
+// Quantile is a point of a latency curve: a share Q of the requests took MS milliseconds or less.
+type Quantile struct {
+	Q  float64 `json:"q"`
+	MS float64 `json:"ms"`
 }
 
 func (s Side) String() string {
@@ -108,8 +125,9 @@ func (s *sum) side() Side {
 	o := Side{
 		Offered: s.offered, Sent: s.sent, Good: s.by[good], Late: s.by[late], Shed: s.by[shed] + s.by[shedFailure], ShedFailure: s.by[shedFailure],
 		Status: s.by[badStatus], Malformed: s.by[malformed], Refused: s.by[refused], Reset: s.by[reset], Timeout: s.by[timedOut], Unsent: s.by[unsent],
-		P50: ms(s.good.at(0.5)), P99: ms(s.good.at(0.99)), P999: ms(s.good.at(0.999)),
-		ServedP50: ms(s.answered.at(0.5)), ServedP99: ms(s.answered.at(0.99)), ServedMax: ms(s.answered.most),
+		P50: ms(s.good.at(0.5)), P90: ms(s.good.at(0.9)), P99: ms(s.good.at(0.99)), P999: ms(s.good.at(0.999)), Max: ms(s.good.most),
+		ServedP50: ms(s.answered.at(0.5)), ServedP90: ms(s.answered.at(0.9)), ServedP99: ms(s.answered.at(0.99)), ServedP999: ms(s.answered.at(0.999)),
+		ServedMax: ms(s.answered.most), Latency: s.answered.curve(), HDR: s.answered.encoded(),
 	}
 	o.Failed = o.Status + o.Malformed + o.Refused + o.Reset + o.Timeout + o.Unsent
 	return o
@@ -119,7 +137,7 @@ func (s *sum) side() Side {
 func (t *team) result(start time.Time, took time.Duration) *Result {
 	c := &t.cfg
 	r := &Result{
-		Name: c.Name, Target: c.Target.String(), Mode: c.Mode, Source: c.Source, Start: start, Seconds: math.Round(took.Seconds()*1e3) / 1e3,
+		Version: ResultVersion, Name: c.Name, Target: c.Target.String(), Mode: c.Mode, Source: c.Source, Start: start, Seconds: math.Round(took.Seconds()*1e3) / 1e3,
 		Rate: c.Rate, Profile: c.Profile.String(), Conns: c.Conns, Threads: c.Threads, Honest: c.Honest, Attackers: c.Attackers,
 		GoodMS: ms(c.Good), PatienceMS: ms(max(c.Patience, 0)), TimeoutMS: ms(c.Timeout), GoodKey: c.GoodKey,
 	}

@@ -23,6 +23,8 @@ type sum struct {
 	good, answered hist // answered: good and late
 }
 
+func newSum() sum { return sum{good: newHist(phaseDigits), answered: newHist(phaseDigits)} }
+
 // bin is what became of the requests of one side that were due in one bin of time.
 type bin struct {
 	offered, sent, good, late, shed, failed uint32
@@ -50,7 +52,13 @@ func newTally(p Profile) tally {
 	if p.Total() > time.Minute {
 		t.width = int64(time.Second)
 	}
+	for i := range t.phases {
+		t.phases[i] = [sides]sum{newSum(), newSum()}
+	}
 	t.bins = make([][sides]bin, (int64(p.Total())+t.width-1)/t.width)
+	for i := range t.bins {
+		t.bins[i][honest].latency, t.bins[i][attack].latency = newHist(binDigits), newHist(binDigits)
+	}
 	return t
 }
 

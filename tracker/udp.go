@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,11 +23,13 @@ import (
 //	Swarms.Announce             the one lock
 //	udpSocket.send              the replies of the batch, with one system call
 //
+// One whose swarm the store has to ask others about is put aside before it comes to the swarms, and udpLate answers it.
 // Each socket of a port has a goroutine, and the kernel spreads clients over them. Nothing is kept of a client but its peers.
 type UDP struct {
 	tracker *Tracker
 	key     [UDPKeyBytes]byte
 	socks   []*udpSocket
+	late    *udpLate // nil with a store that never asks
 	closed  atomic.Bool
 	dropped atomic.Uint64 // by the kernel, of sockets that are closed
 
@@ -36,6 +37,7 @@ type UDP struct {
 	connects, badIDs          *metrics.Counter
 	garbage, overload, unsent *metrics.Counter
 	panics                    *metrics.Counter
+	asked, askedTooMany       *metrics.Counter
 }
 
 // UDPConfig says where to answer. The names in brackets are the configuration's keys.
@@ -67,6 +69,9 @@ func (t *Tracker) ListenUDP(cfg UDPConfig) (*UDP, error) {
 		u.socks = append(u.socks, socks...)
 	}
 	u.register()
+	if ask, ok := t.swarms.(asker); ok {
+		u.late = newUDPLate(u, ask, maxUDPAsides)
+	}
 	return u, nil
 }
 
@@ -91,7 +96,11 @@ func (u *UDP) QueueBytes() int {
 
 // Serve answers until Close. An error is of a socket that failed by itself; all of them are closed then.
 func (u *UDP) Serve() error {
-	var serving sync.WaitGroup
+	var serving, answering sync.WaitGroup
+	stop := make(chan struct{})
+	if u.late != nil {
+		answering.Go(func() { u.late.run(stop) })
+	}
 	failed := make(chan error, len(u.socks))
 	for _, s := range u.socks {
 		serving.Go(func() {
@@ -113,6 +122,8 @@ func (u *UDP) Serve() error {
 		})
 	}
 	serving.Wait()
+	close(stop)
+	answering.Wait()
 	select {
 	case err := <-failed:
 		return err
@@ -151,7 +162,9 @@ func newUDPWorker(u *UDP, s *udpSocket) (*udpWorker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &udpWorker{UDP: u, sock: s, handler: newUDPHandler(u.tracker, u, &u.key), turn: turn}, nil
+	h := newUDPHandler(u.tracker, u, &u.key)
+	h.sock, h.late = s, u.late
+	return &udpWorker{UDP: u, sock: s, handler: h, turn: turn}, nil
 }
 
 // serve answers what is there, and returns false when there is no more. The poller calls it when there may be.
@@ -189,13 +202,7 @@ func (w *udpWorker) serve(fd uintptr) (done bool) {
 // answer handles what is left of the batch. One packet that meets a bug of ours is passed over, and the rest is not: the caller
 // calls again.
 func (w *udpWorker) answer() {
-	defer func() {
-		if v := recover(); v != nil {
-			w.panics.Inc()
-			w.tracker.log.Error("BUG: a packet panicked", "panic", v, "stack", string(debug.Stack()))
-			w.tracker.gate.Fault(shedder.UDP, time.Now())
-		}
-	}()
+	defer w.recover()
 	s, h := w.sock, w.handler
 	for w.next < w.n {
 		i := w.next
@@ -209,6 +216,7 @@ func (w *udpWorker) answer() {
 		if !s.info {
 			from = nil
 		}
+		h.packet, h.from = i, from
 		reply := h.handle(s.replies[w.replies][:0], s.request(i), addr, ageOfStamp(stamp, h.now))
 		if len(reply) > 0 {
 			s.reply(w.replies, i, len(reply), from)
@@ -257,6 +265,8 @@ func (u *UDP) register() {
 	u.connects = u.set.NewCounter("spillway_udp_connects_total")
 	u.badIDs = u.set.NewCounter("spillway_udp_bad_ids_total")
 	u.panics = u.set.NewCounter("spillway_udp_panics_total")
+	u.asked = u.set.NewCounter(`spillway_udp_waits_total{result="asked"}`)
+	u.askedTooMany = u.set.NewCounter(`spillway_udp_waits_total{result="refused"}`)
 	u.garbage = u.set.NewCounter(`spillway_udp_dropped_total{reason="garbage"}`)
 	u.overload = u.set.NewCounter(`spillway_udp_dropped_total{reason="overload"}`)
 	u.unsent = u.set.NewCounter(`spillway_udp_dropped_total{reason="unsent"}`)

@@ -24,6 +24,14 @@ type udpHandler struct {
 	now      time.Time
 	settings *settings
 
+	// What may have to wait is put aside with the way back to who sent it: packet number packet of sock's batch. Nil late: nothing
+	// waits.
+	late   *udpLate
+	spare  *udpAside // for the next
+	sock   *udpSocket
+	packet int
+	from   []byte
+
 	// What one packet needs and the next can use again.
 	params   udpAnnounce
 	announce swarm.Announce
@@ -145,9 +153,18 @@ func (h *udpHandler) handleAnnounce(dst, in []byte, transaction uint32, addr net
 		a.PreferFamily = swarm.Family4
 	}
 	a.SetEndpoint(h.believed(addr), p.port)
+	if h.announceLater(transaction, interval, verdict) {
+		return dst
+	}
+	return h.answerAnnounce(dst, transaction, a, interval, verdict)
+}
+
+// answerAnnounce has an announce that is admitted meet its swarm.
+func (h *udpHandler) answerAnnounce(dst []byte, transaction uint32, a *swarm.Announce, interval int, verdict shedder.Verdict) []byte {
+	t := h.t
 	t.swarms.Announce(a, h.now, &h.reply)
 	peers := h.reply.Peers4
-	if !addr.Is4() {
+	if a.PreferFamily == swarm.Family6 {
 		peers = h.reply.Peers6
 	}
 	if verdict == shedder.Serve {
@@ -266,12 +283,20 @@ func (h *udpHandler) handleScrape(dst, in []byte, transaction uint32, addr netip
 		clear(h.counts)
 		return appendUDPScrape(dst, transaction, h.counts)
 	}
-	h.counts = t.swarms.Scrape(h.hashes, h.counts)
-	for i := range h.hashes {
-		if !s.access.allows(&h.hashes[i]) {
+	if h.scrapeLater(transaction) {
+		return dst
+	}
+	return h.answerScrape(dst, transaction, h.hashes)
+}
+
+// answerScrape answers a scrape that is admitted.
+func (h *udpHandler) answerScrape(dst []byte, transaction uint32, hashes []swarm.InfoHash) []byte {
+	h.counts = h.t.swarms.Scrape(hashes, h.counts[:0])
+	for i := range hashes {
+		if !h.settings.access.allows(&hashes[i]) {
 			h.counts[i] = swarm.Counts{}
 		}
 	}
-	t.metrics.udpScrape.served.Inc()
+	h.t.metrics.udpScrape.served.Inc()
 	return appendUDPScrape(dst, transaction, h.counts)
 }

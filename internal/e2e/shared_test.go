@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/anacrolix/torrent/metainfo"
+	"github.com/anacrolix/torrent/tracker/udp"
 )
 
 // redisServer is a redis-server that keeps nothing on disk.
@@ -171,6 +173,96 @@ func TestNodesAndRedisDie(t *testing.T) {
 	fresh.wantCounts(t, hash, counts{Complete: 10, Incomplete: 72})
 	for _, n := range append(nodes[1:], fresh) {
 		n.stop(t)
+	}
+}
+
+// TestUDPOnTwoNodes: a peer that announced to one node, over UDP or HTTP, is in the first answer that the other gives over UDP, and in
+// its first scrape. With Redis frozen answers come all the same, with the node's own peers.
+func TestUDPOnTwoNodes(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t)
+	flags := []string{"--udp.listen=127.0.0.1:0", "--store.redis.wait=1s"} // a test, and no client, may be that patient
+	a, b := serveShared(t, r, flags...), serveShared(t, r, flags...)
+	a.wantDegraded(t, false)
+	b.wantDegraded(t, false)
+	client := func(tr *tracker) *udp.ConnClient {
+		c, err := udp.NewConnClient(udp.NewConnClientOpts{Network: "udp4", Host: mustHost(t, tr.udp(t))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	ca, cb := client(a), client(b)
+	ask := func(c *udp.ConnClient, hash metainfo.Hash, port uint16) (peers string, took time.Duration) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+		defer cancel()
+		req := udp.AnnounceRequest{InfoHash: hash, PeerId: [20]byte([]byte("-E20000-000000000000")), Left: 1, NumWant: -1, Port: port}
+		began := time.Now()
+		_, list, err := c.Announce(ctx, req, udp.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(list.NodeAddrs()), time.Since(began)
+	}
+	hashOf := func(i int) metainfo.Hash { return metainfo.HashBytes(fmt.Append(nil, t.Name(), i)) }
+	const swarms = 20
+	for i := range swarms {
+		if hash := hashOf(i); i%2 == 0 {
+			ask(ca, hash, 1001)
+		} else {
+			announce{from: "127.0.0.1", hash: hash, port: 1001, left: 1}.mustTo(t, a.announce)
+		}
+	}
+	eventually(t, 20*time.Second, "redis has been told", func() error {
+		if n := a.metric(t, "spillway_redis_buffer_bytes"); n > 0 {
+			return fmt.Errorf("%v bytes wait", n)
+		}
+		return nil
+	})
+	missed := 0
+	for i := range swarms / 2 {
+		if peers, took := ask(cb, hashOf(i), 1002); peers != "[127.0.0.1:1001]" {
+			missed++
+			t.Logf("announce %d: got %s after %v", i, peers, took)
+		}
+	}
+	for i := swarms / 2; i < swarms; i++ {
+		ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+		got, err := cb.Client.Scrape(ctx, []udp.InfoHash{hashOf(i), hashOf(i + swarms)})
+		cancel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got) != 2 || got[0].Leechers != 1 || got[1].Leechers != 0 {
+			missed++
+			t.Logf("scrape %d: got %+v", i, got)
+		}
+	}
+	if missed > swarms/5 { // each is a second in vain
+		t.Errorf("of %d first requests over UDP %d were answered without the other node's peer", swarms, missed)
+	}
+	if n := b.metric(t, `spillway_udp_waits_total{result="asked"}`); n < swarms {
+		t.Errorf("requests that waited: got %v, want %d", n, swarms)
+	}
+
+	r.cmd.Process.Signal(syscall.SIGSTOP)
+	defer r.cmd.Process.Signal(syscall.SIGCONT)
+	hash := hashOf(100)
+	_, first := ask(cb, hash, 1003)
+	peers, then := ask(cb, hash, 1004)
+	if peers != "[127.0.0.1:1003]" {
+		t.Errorf("with redis frozen: got %s, want the node's own peer", peers)
+	}
+	t.Logf("with redis frozen: answered after %v, then %v", first, then)
+	// A client sends again after 15 s: less is an answer to the first packet.
+	if first > 10*time.Second || then > 10*time.Second {
+		t.Errorf("with redis frozen: answered after %v and %v, want 1 s at most", first, then)
+	}
+	r.cmd.Process.Signal(syscall.SIGCONT)
+	for _, tr := range []*tracker{a, b} {
+		tr.stop(t)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
@@ -74,7 +75,9 @@ func (t *Table) Save(path string, now time.Time) (saved Saved, err error) {
 	t.saving.Lock()
 	defer t.saving.Unlock()
 	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	// Made anew, so that no link to somebody's file is written through. A directory stays, and is an error.
+	_ = syscall.Unlink(tmp)
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return Saved{}, fmt.Errorf("save snapshot: %w", err)
 	}
@@ -188,7 +191,7 @@ func (s *shard) appendSwarm(b []byte, sw *swarm, tick uint32) (_ []byte, peers i
 // Load fills an empty table from the snapshot at path. A missing file is fs.ErrNotExist. A file that is cut short, changed
 // or of another version is a *DamagedError, and the table stays empty.
 func (t *Table) Load(path string, now time.Time) (Loaded, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // O_NONBLOCK: a FIFO must not hang the start
 	if err != nil {
 		return Loaded{}, fmt.Errorf("load snapshot: %w", err)
 	}
@@ -223,6 +226,9 @@ func checkSum(f *os.File) (int64, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return 0, err
+	}
+	if !st.Mode().IsRegular() {
+		return 0, errors.New("it is not a file")
 	}
 	size := st.Size()
 	if least := int64(snapshotHeader + snapshotTrailer + crc32.Size); size < least {
@@ -314,7 +320,7 @@ func (t *Table) readSwarm(r *snapshotReader, ih InfoHash, tick uint32, l *Loaded
 			entry := r.bytes(p.width)
 			l.Peers++
 			endpoint, meta := entry[:p.end], binary.LittleEndian.Uint16(entry[p.end:])
-			left := meta & metaTick
+			left := min(meta&metaTick, uint16(MaxTTL/Tick)) // more is not of ours, and would wrap
 			stale := left == 0 || l.Age > maxSnapshotAge
 			full := !room || sw.peers() >= t.cfg.MaxPeersPerSwarm
 			at := -1

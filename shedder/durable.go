@@ -114,7 +114,9 @@ func (f *stateFile) retryDue(now time.Time) bool {
 // replaceFile leaves the old content or the new, whole, whenever the machine stops, and the new one once it has returned.
 func replaceFile(path string, content []byte) error {
 	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	// Made anew, so that no link to somebody's file is written through. A directory stays, and is an error.
+	_ = syscall.Unlink(tmp)
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"spillway/tracker/swarm"
@@ -83,12 +84,17 @@ func readPasskeys(path string) (map[string]struct{}, error) {
 
 // eachLine calls f with each line of the file that says something: without comments (#) and blanks.
 func eachLine(path string, f func(line string) error) error {
-	file, err := os.Open(path)
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // O_NONBLOCK: a FIFO must not hang a reload
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	if st, err := file.Stat(); err == nil && st.Size() > maxListBytes {
+	switch st, err := file.Stat(); {
+	case err != nil:
+		return err
+	case !st.Mode().IsRegular():
+		return fmt.Errorf("%s is not a file", path)
+	case st.Size() > maxListBytes:
 		return fmt.Errorf("%s has %d bytes; at most %d are read", path, st.Size(), maxListBytes)
 	}
 	lines := bufio.NewScanner(file)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"unsafe"
 
@@ -35,21 +34,19 @@ func parseProxies(list []string, cloudflareFile string) (*proxies, error) {
 			}
 			continue
 		}
-		ranges := cloudflareRanges
 		if cloudflareFile != "" {
-			b, err := os.ReadFile(cloudflareFile)
-			if err != nil {
+			if err := eachLine(cloudflareFile, p.add); err != nil {
 				return nil, fmt.Errorf("http.cloudflare_file: %w", err)
 			}
-			ranges = string(b)
+			continue
 		}
-		for i, line := range strings.Split(ranges, "\n") {
+		for line := range strings.Lines(cloudflareRanges) {
 			line, _, _ = strings.Cut(line, "#")
 			if line = strings.TrimSpace(line); line == "" {
 				continue
 			}
 			if err := p.add(line); err != nil {
-				return nil, fmt.Errorf("http.cloudflare_file %s: line %d: %w", cloudflareFile, i+1, err)
+				panic("BUG: the list of Cloudflare's ranges: " + err.Error())
 			}
 		}
 	}

@@ -188,6 +188,8 @@ func (t *Tracker) configure(s *fasthttp.Server, handler fasthttp.RequestHandler,
 		NoDefaultContentType:  true,
 		Logger:                quiet{t.log},
 		KeepHijackedConns:     true, // a WebSocket outlives its handshake
+
+		DisablePreParseMultipartForm: true, // what is read past is not parsed
 	}
 }
 

@@ -144,6 +144,8 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		WriteTimeout:          30 * time.Second, // starts after the handler, so that a long profile may be taken
 		CloseOnShutdown:       true,
 		SecureErrorLogMessage: true,
+
+		DisablePreParseMultipartForm: true, // a body is parsed after its token, and as JSON alone
 	}
 	return s, nil
 }

@@ -28,6 +28,8 @@ func TestRepairHost(t *testing.T) {
 		"::1:6969:xyz":             noHost,
 		"<script>":                 noHost,
 		"caf\xe9":                  noHost,
+		"1::%<b>":                  noHost, // a zone
+		"[fe80::1%eth0]:6969":      noHost,
 	} {
 		var h fasthttp.RequestHeader
 		h.SetHost(in)

@@ -421,9 +421,10 @@ func repairHost(h *fasthttp.RequestHeader) (unchanged fasthttp.RequestConfig) {
 	return
 }
 
+// isIPv6 takes no zone, which may have any characters in it.
 func isIPv6(b []byte) bool {
 	addr, ok := parseHop(b)
-	return ok && addr.Is6() && b[0] != '['
+	return ok && addr.Is6() && b[0] != '[' && bytes.IndexByte(b, '%') < 0
 }
 
 func isHostName(b []byte) bool {

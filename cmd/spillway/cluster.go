@@ -21,23 +21,21 @@ import (
 const clusterFile = "cluster.json"
 
 // newCluster makes this one of the nodes that share a Redis. It comes before the store and the WebSockets, which ask it who is there.
-func (s *server) newCluster() {
+func (s *server) newCluster() error {
 	cfg := s.cfg.Store
 	if cfg.Kind != "redis" {
-		return
+		return nil
 	}
 	if s.nodeName = cfg.Redis.Node; s.nodeName == "" {
 		s.nodeName, _ = os.Hostname() // none is no reason not to serve
 	}
+	redis, err := s.redisConfig()
+	if err != nil {
+		return err
+	}
 	var problem error
 	s.cluster, problem = cluster.New(cluster.Config{
-		Addrs:      cfg.Redis.Addrs,
-		Username:   cfg.Redis.Username,
-		Password:   cfg.Redis.Password,
-		DB:         cfg.Redis.DB,
-		Cluster:    cfg.Redis.Cluster,
-		TLS:        cfg.Redis.TLS,
-		Name:       s.nodeName,
+		Redis:      redis,
 		MaxMessage: int(s.cfg.WS.MaxMessage) + 1<<10,
 		File:       filepath.Join(s.cfg.DataDir, clusterFile),
 		Receive:    func(message []byte) { s.ws.Receive(message) },
@@ -47,6 +45,7 @@ func (s *server) newCluster() {
 	if problem != nil {
 		s.log.Error("file in data_dir not read", "err", problem)
 	}
+	return nil
 }
 
 // farNodes is the cluster as wsserver sees it.

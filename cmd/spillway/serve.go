@@ -119,8 +119,12 @@ func start(src config.Sources, modes map[shedder.Endpoint]shedder.Mode, stderr i
 		MaxSwarms:        cfg.Store.Memory.MaxSwarms,
 		MaxPeersPerSwarm: cfg.Store.Memory.MaxPeersPerSwarm,
 	})
-	s.newCluster()
-	s.newStore()
+	if err := s.newCluster(); err != nil {
+		return nil, err
+	}
+	if err := s.newStore(); err != nil {
+		return nil, err
+	}
 	s.snapshots = newSnapshots(s.table, cfg.DataDir, s.log)
 	s.newGate(modes)
 	if err := s.newWebSockets(); err != nil {

@@ -8,23 +8,22 @@ import (
 
 	"spillway/internal/admin"
 	"spillway/tracker/swarm/shared"
+	"spillway/tracker/swarm/shared/link"
 )
 
 // newStore puts what store.kind says in front of the table of this node's own peers.
-func (s *server) newStore() {
+func (s *server) newStore() error {
 	s.swarms = s.table
 	cfg := s.cfg.Store
 	if cfg.Kind != "redis" {
-		return
+		return nil
+	}
+	redis, err := s.redisConfig()
+	if err != nil {
+		return err
 	}
 	s.shared = shared.New(shared.Config{
-		Addrs:            cfg.Redis.Addrs,
-		Username:         cfg.Redis.Username,
-		Password:         cfg.Redis.Password,
-		DB:               cfg.Redis.DB,
-		Cluster:          cfg.Redis.Cluster,
-		TLS:              cfg.Redis.TLS,
-		Node:             s.nodeName,
+		Redis:            redis,
 		NodeID:           s.cluster.ID(),
 		Alive:            func(id [4]byte) bool { return s.cluster.Alive(id) },
 		Wait:             time.Duration(cfg.Redis.Wait),
@@ -33,6 +32,22 @@ func (s *server) newStore() {
 		MaxViewBytes:     int64(cfg.Memory.Max) / 2,
 	}, s.table, s.logs.Limited)
 	s.swarms = s.shared
+	return nil
+}
+
+// redisConfig is where Redis is, for those that connect to it.
+func (s *server) redisConfig() (link.Config, error) {
+	r := s.cfg.Store.Redis
+	cfg := link.Config{
+		Addrs: r.Addrs, Username: r.Username, Password: r.Password, DB: r.DB, Cluster: r.Cluster, Name: s.nodeName,
+		Sentinel: r.Sentinel, SentinelUsername: r.SentinelUsername, SentinelPassword: r.SentinelPassword,
+	}
+	if !r.TLS {
+		return cfg, nil
+	}
+	var err error
+	cfg.TLS, err = link.TLS(link.Files{CA: r.TLSCA, Cert: r.TLSCert, Key: r.TLSKey, Name: r.TLSName})
+	return cfg, err
 }
 
 // startStore runs the store until stopStore, which comes after everybody has said what there is to say, and tells Redis the last of

@@ -16,6 +16,7 @@ import (
 
 	"spillway/tracker/swarm"
 	"spillway/tracker/swarm/shared"
+	"spillway/tracker/swarm/shared/link"
 )
 
 // startRedis starts a redis-server that keeps nothing on disk, on the server's core: a machine of two has no third. ok is false where
@@ -150,7 +151,7 @@ func redisBytes(b *testing.B, r server, swarms, peers int) int {
 		}
 		return n
 	}
-	s := shared.New(shared.Config{Addrs: []string{r.addr.String()}}, swarm.New(swarm.Config{}), slog.New(slog.DiscardHandler))
+	s := shared.New(shared.Config{Redis: link.Config{Addrs: []string{r.addr.String()}}}, swarm.New(swarm.Config{}), slog.New(slog.DiscardHandler))
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { s.Run(ctx) })

@@ -75,7 +75,7 @@ func (n *Node) runBeat(ctx context.Context) {
 			}
 			failing = true
 			if beats%4 == 0 {
-				n.reload(ctx)
+				n.link.Reload(ctx)
 			}
 			if time.Since(heard) > lifetime { // they may be dead as well
 				n.alive.Store(&map[ID]struct{}{})
@@ -93,7 +93,7 @@ func (n *Node) runBeat(ctx context.Context) {
 
 func (n *Node) beat(ctx context.Context) error {
 	if _, err := n.redis(); err != nil {
-		if err := n.connect(ctx); err != nil {
+		if _, err := n.link.Connect(ctx); err != nil {
 			return err
 		}
 	}

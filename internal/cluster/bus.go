@@ -142,7 +142,7 @@ func (n *Node) send(ctx context.Context, b []byte) {
 	pipe := client.Pipeline()
 	results := make([]*redis.IntCmd, len(payloads))
 	for i, p := range payloads {
-		if n.link.clustered.Load() {
+		if n.link.Clustered() {
 			results[i] = pipe.SPublish(ctx, n.channel(p.to), p.bytes)
 		} else {
 			results[i] = pipe.Publish(ctx, n.channel(p.to), p.bytes)
@@ -179,7 +179,7 @@ func (n *Node) runListen(ctx context.Context) {
 	for wait := timeout / 10; ; wait = min(2*wait, time.Second) {
 		if client, err := n.redis(); err == nil {
 			var sub *redis.PubSub
-			if n.link.clustered.Load() {
+			if n.link.Clustered() {
 				sub = client.SSubscribe(ctx, n.channel(n.id))
 			} else {
 				sub = client.Subscribe(ctx, n.channel(n.id))
@@ -220,7 +220,7 @@ func (n *Node) listen(ctx context.Context, sub *redis.PubSub) (stood bool) {
 		switch m := got.(type) {
 		case *redis.Subscription:
 			if strings.HasSuffix(m.Kind, "unsubscribe") { // the slot has moved to another master
-				n.reload(ctx)
+				n.link.Reload(ctx)
 				return stood
 			}
 			stood = true

@@ -20,6 +20,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"spillway/tracker/swarm/shared/link"
 )
 
 // ID names one run of one node.
@@ -29,14 +31,8 @@ func (id ID) String() string { return hex.EncodeToString(id[:]) }
 
 // Config says where Redis is and what is done with what comes. Zero means the default.
 type Config struct {
-	Addrs    []string // host:port, or unix:/path; several are nodes of one cluster
-	Username string
-	Password string
-	DB       int
-	Cluster  string // auto (default), on or off
-	TLS      bool
-	Name     string // of this node, for people
-	Prefix   string // of keys and channels; default "sw:"
+	Redis  link.Config // its Name is this node's
+	Prefix string      // of keys and channels; default "sw:"
 
 	MaxMessage int    // bytes of a message; default 128 KiB
 	File       string // where orders are kept over a restart; "" keeps none
@@ -88,7 +84,7 @@ type Node struct {
 	cfg     Config
 	log     *slog.Logger
 	id      ID
-	link    link
+	link    *link.Link
 	out     outbox
 	in      inbox
 	orders  orders
@@ -106,8 +102,7 @@ type Node struct {
 // connects when Run does.
 func New(cfg Config, log *slog.Logger) (n *Node, problem error) {
 	cfg.defaults()
-	quiet()
-	n = &Node{cfg: cfg, log: log, beatNow: make(chan struct{}, 1)}
+	n = &Node{cfg: cfg, log: log, link: newLink(cfg.Redis), beatNow: make(chan struct{}, 1)}
 	_, _ = rand.Read(n.id[:])
 	n.alive.Store(&map[ID]struct{}{})
 	n.peers.Store(&[]Peer{})
@@ -134,7 +129,7 @@ func (n *Node) Run(ctx context.Context) {
 	}
 	tasks.Wait()
 	n.leave()
-	n.close()
+	n.link.Close()
 }
 
 // pause waits for d, and tells whether ctx goes on.

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"spillway/tracker/swarm/shared/link"
 )
 
 // redisServer is a real redis-server that forgets all when it ends.
@@ -82,7 +84,8 @@ func startNode(t *testing.T, r *redisServer, file string) *tester {
 	n := &tester{}
 	var err error
 	n.Node, err = New(Config{
-		Addrs: []string{r.addr}, Username: r.username, Password: r.password, Name: "a b", File: file, State: func() string { return "calm" },
+		Redis: link.Config{Addrs: []string{r.addr}, Username: r.username, Password: r.password, Name: "a b"},
+		File:  file, State: func() string { return "calm" },
 		Receive: func(b []byte) { n.mu.Lock(); defer n.mu.Unlock(); n.messages = append(n.messages, string(b)) },
 		Apply:   func(o Order) { n.mu.Lock(); defer n.mu.Unlock(); n.told = append(n.told, o.What+"="+o.Text) },
 	}, slog.New(slog.DiscardHandler))

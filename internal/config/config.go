@@ -141,8 +141,17 @@ type Redis struct {
 	DB       int        `name:"db" reload:"restart" help:"Number of the database; a cluster has 0 alone."`
 	Cluster  string     `name:"cluster" reload:"restart" help:"auto: ask Redis; on; off."`
 	TLS      bool       `name:"tls" reload:"restart" help:"Connect by TLS; the system's certificate authorities are trusted, or those of SSL_CERT_FILE."`
-	Wait     Duration   `name:"wait" reload:"restart" help:"Most time an announce waits for a torrent that this node does not know yet."`
-	Node     string     `name:"node" reload:"restart" help:"Name of this node in Redis's CLIENT LIST; empty: the host's."`
+	TLSCA    string     `name:"tls_ca" reload:"restart" placeholder:"FILE" help:"With tls: certificate authorities to trust instead, PEM."`
+	TLSCert  string     `name:"tls_cert" reload:"restart" placeholder:"FILE" help:"With tls: this node's certificate, PEM, for a Redis that asks. Read again for each connection."`
+	TLSKey   string     `name:"tls_key" reload:"restart" placeholder:"FILE" help:"Its key, PEM."`
+	TLSName  string     `name:"tls_name" reload:"restart" help:"With tls: the name in Redis's certificate, where it is not the address."`
+	Sentinel string     `name:"sentinel" reload:"restart" help:"Name that sentinels know the master by; addrs are the sentinels' then."`
+
+	SentinelUsername string `name:"sentinel_username" reload:"restart" help:"The sentinels' user (ACL)."`
+	SentinelPassword string `name:"sentinel_password" reload:"restart" help:"The sentinels' password, often none."`
+
+	Wait Duration `name:"wait" reload:"restart" help:"Most time an announce waits for a torrent that this node does not know yet."`
+	Node string   `name:"node" reload:"restart" help:"Name of this node in Redis's CLIENT LIST; empty: the host's."`
 }
 
 // Snapshot says how often the swarms are written to data_dir.

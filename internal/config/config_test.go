@@ -313,6 +313,17 @@ func TestCheck(t *testing.T) {
 	f("store.redis.username", func(c *Config) { c.Store.Redis.Username = "spillway" })
 	f("store.redis.db", func(c *Config) { c.Store.Redis.DB, c.Store.Redis.Cluster = 1, "on" })
 	f("store.redis.cluster", func(c *Config) { c.Store.Redis.Cluster = "yes" })
+	f("store.redis.tls_ca", func(c *Config) { c.Store.Redis.TLSCA = "ca.pem" })
+	f("store.redis.tls_name", func(c *Config) { c.Store.Redis.TLSName = "redis.example" })
+	f("store.redis.tls_cert", func(c *Config) { c.Store.Redis.TLS, c.Store.Redis.TLSCert = true, "cert.pem" })
+	f("store.redis.tls_cert", func(c *Config) { c.Store.Redis.TLS, c.Store.Redis.TLSKey = true, "key.pem" })
+	f("store.redis.sentinel", func(c *Config) { c.Store.Redis.Sentinel = "my master" })
+	f("store.redis.sentinel", func(c *Config) { c.Store.Redis.Sentinel, c.Store.Redis.Cluster = "mymaster", "on" })
+	f("store.redis.sentinel", func(c *Config) {
+		c.Store.Redis.Sentinel, c.Store.Redis.Addrs = "mymaster", StringList{"a:26379", "unix:/run/sentinel"}
+	})
+	f("store.redis.sentinel_password", func(c *Config) { c.Store.Redis.SentinelPassword = "secret" })
+	f("store.redis.sentinel_username", func(c *Config) { c.Store.Redis.Sentinel, c.Store.Redis.SentinelUsername = "mymaster", "spillway" })
 	f("store.redis.wait", func(c *Config) { c.Store.Redis.Wait = 0 })
 	f("store.redis.node", func(c *Config) { c.Store.Redis.Node = "a b" })
 	f("store.memory.max", func(c *Config) { c.Store.Memory.Max = 1 })

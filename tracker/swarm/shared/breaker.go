@@ -2,6 +2,7 @@ package shared
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"net"
 	"strings"
@@ -55,7 +56,7 @@ func (b *breaker) heal(now time.Time) time.Duration {
 
 // breaker is the one a lane goes by.
 func (s *Store) breaker(l *lane) *breaker {
-	if s.redis.clustered.Load() {
+	if s.redis.Clustered() {
 		return &s.redis.breakers[l.number]
 	}
 	return &s.redis.breakers[0]
@@ -92,7 +93,7 @@ func (s *Store) Degraded() (d Degraded, ok bool) {
 // Stretch is how many times later clients should come back: half as much again when Redis answers for none of the swarms. What they
 // would be told now is less than what they will be told then, and what they say has to be kept.
 func (s *Store) Stretch() float64 {
-	if !s.redis.clustered.Load() {
+	if !s.redis.Clustered() {
 		if s.redis.breakers[0].down() {
 			return 1.5
 		}
@@ -116,7 +117,15 @@ func reasonOf(err error) string {
 	case strings.HasPrefix(text, "NOPERM"):
 		return "redis allows store.redis.username too little (" + text + ")"
 	case strings.HasPrefix(text, "READONLY"):
-		return "redis is a replica; name its master in store.redis.addrs (" + text + ")"
+		return "redis is a replica; name its master in store.redis.addrs, or its sentinels (" + text + ")"
+	case strings.Contains(text, "sentinels"):
+		return "no sentinel names a master; see whether store.redis.addrs are the sentinels', and store.redis.sentinel the name they know it by (" + text + ")"
+	case errors.As(err, new(x509.UnknownAuthorityError)):
+		return "redis's certificate is of an authority that is not trusted here; name it in store.redis.tls_ca (" + text + ")"
+	case errors.As(err, new(x509.HostnameError)):
+		return "redis's certificate is for another name; give that in store.redis.tls_name (" + text + ")"
+	case strings.Contains(text, "tls: certificate required"):
+		return "redis asks for a certificate; give one in store.redis.tls_cert and tls_key (" + text + ")"
 	}
 	return text
 }

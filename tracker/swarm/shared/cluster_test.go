@@ -46,7 +46,7 @@ func TestSuiteOnCluster(t *testing.T) {
 	swarmtest.Run(t, func(t *testing.T) swarmtest.Store {
 		r := &round{clock: new(clock)}
 		for range 2 {
-			r.nodes = append(r.nodes, startNode(t, strict(Config{Addrs: addrs[:1], Prefix: t.Name() + ":", Now: r.clock.now})))
+			r.nodes = append(r.nodes, startNode(t, strict(Config{Redis: at(addrs[0]), Prefix: t.Name() + ":", Now: r.clock.now})))
 		}
 		connected(t, r.nodes...)
 		return r
@@ -63,7 +63,7 @@ func TestSuiteOnCluster(t *testing.T) {
 func TestMasterIsKilled(t *testing.T) {
 	t.Parallel()
 	masters, addrs := startCluster(t)
-	cfg := Config{Addrs: addrs, Fresh: 50 * time.Millisecond}
+	cfg := Config{Redis: at(addrs...), Fresh: 50 * time.Millisecond}
 	a, b := startNode(t, cfg), startNode(t, cfg)
 	connected(t, a, b)
 	c := startCrowd(t, 100*time.Millisecond, a, b)
@@ -90,7 +90,7 @@ func TestMasterIsKilled(t *testing.T) {
 func TestReplicaTakesOver(t *testing.T) {
 	t.Parallel()
 	masters, addrs := startReplicated(t, 1)
-	cfg := Config{Addrs: addrs, Fresh: 50 * time.Millisecond}
+	cfg := Config{Redis: at(addrs...), Fresh: 50 * time.Millisecond}
 	a, b := startNode(t, cfg), startNode(t, cfg)
 	connected(t, a, b)
 	for _, m := range masters {
@@ -116,7 +116,7 @@ func TestReplicaTakesOver(t *testing.T) {
 func TestReshard(t *testing.T) {
 	t.Parallel()
 	masters, addrs := startCluster(t)
-	cfg := Config{Addrs: addrs, Fresh: 50 * time.Millisecond}
+	cfg := Config{Redis: at(addrs...), Fresh: 50 * time.Millisecond}
 	a, b := startNode(t, cfg), startNode(t, cfg)
 	connected(t, a, b)
 	c := startCrowd(t, time.Second, a, b)

@@ -17,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"spillway/tracker/swarm"
+	"spillway/tracker/swarm/shared/link"
 )
 
 // crowd announces peers of its own in many swarms, over and over, until stopped.
@@ -102,7 +103,7 @@ func (c *crowd) wantAll(t testing.TB, within time.Duration, cfg Config) {
 func TestRedisIsKilled(t *testing.T) {
 	t.Parallel()
 	server := startRedis(t)
-	cfg := Config{Addrs: []string{server.addr}, Fresh: 50 * time.Millisecond}
+	cfg := Config{Redis: at(server.addr), Fresh: 50 * time.Millisecond}
 	a, b := startNode(t, cfg), startNode(t, cfg)
 	connected(t, a, b)
 	c := startCrowd(t, 100*time.Millisecond, a, b)
@@ -128,7 +129,7 @@ func TestRedisIsKilled(t *testing.T) {
 func TestRedisIsFrozen(t *testing.T) {
 	t.Parallel()
 	server := startRedis(t)
-	cfg := Config{Addrs: []string{server.addr}, Fresh: 50 * time.Millisecond}
+	cfg := Config{Redis: at(server.addr), Fresh: 50 * time.Millisecond}
 	a, b := startNode(t, cfg), startNode(t, cfg)
 	connected(t, a, b)
 	c := startCrowd(t, 90*time.Millisecond, a, b)
@@ -157,7 +158,7 @@ func TestRedisIsFrozen(t *testing.T) {
 func TestRedisForgets(t *testing.T) {
 	t.Parallel()
 	server := startRedis(t)
-	cfg := Config{Addrs: []string{server.addr}}
+	cfg := Config{Redis: at(server.addr)}
 	a, b := startNode(t, cfg), startNode(t, cfg)
 	connected(t, a, b)
 	c := startCrowd(t, time.Second, a, b)
@@ -186,7 +187,7 @@ func TestRedisForgets(t *testing.T) {
 func TestNodeStops(t *testing.T) {
 	t.Parallel()
 	server := startRedis(t)
-	cfg := Config{Addrs: []string{server.addr}}
+	cfg := Config{Redis: at(server.addr)}
 	a, b := startNode(t, cfg), startNode(t, strict(cfg))
 	connected(t, a, b)
 	var r swarm.Reply
@@ -216,7 +217,7 @@ func TestNodeStops(t *testing.T) {
 func TestAsk(t *testing.T) {
 	t.Parallel()
 	server := startRedis(t)
-	cfg := Config{Addrs: []string{server.addr}}
+	cfg := Config{Redis: at(server.addr)}
 	a, b := startNode(t, cfg), startNode(t, cfg)
 	connected(t, a, b)
 	var r swarm.Reply
@@ -260,7 +261,7 @@ func TestAsk(t *testing.T) {
 func TestAllStartAnew(t *testing.T) {
 	t.Parallel()
 	server := startRedis(t)
-	cfg := Config{Addrs: []string{server.addr}}
+	cfg := Config{Redis: at(server.addr)}
 	snapshot := func(peer int) *swarm.Table {
 		table := swarm.New(swarm.Config{})
 		var r swarm.Reply
@@ -297,7 +298,7 @@ func TestOldViews(t *testing.T) {
 	clock := new(clock)
 	now := time.Now()
 	clock.set(now)
-	cfg := Config{Addrs: []string{server.addr}, Now: clock.now}
+	cfg := Config{Redis: at(server.addr), Now: clock.now}
 	a, b := startNode(t, cfg), startNode(t, cfg)
 	connected(t, a, b)
 	var r swarm.Reply
@@ -328,7 +329,7 @@ func TestOldViews(t *testing.T) {
 func TestSwarmIsBounded(t *testing.T) {
 	t.Parallel()
 	server := startRedis(t)
-	cfg := strict(Config{Addrs: []string{server.addr}, MaxPeersPerSwarm: 100})
+	cfg := strict(Config{Redis: at(server.addr), MaxPeersPerSwarm: 100})
 	n := startNode(t, cfg)
 	connected(t, n)
 	var r swarm.Reply
@@ -353,14 +354,14 @@ func TestRedisRefuses(t *testing.T) {
 	}
 	ctx := context.Background()
 	server := startRedis(t, "--requirepass", "right")
-	n := startNode(t, Config{Addrs: []string{server.addr}, Password: "wrong"})
+	n := startNode(t, Config{Redis: link.Config{Addrs: []string{server.addr}, Password: "wrong"}})
 	announceTo := func(n node, i int) {
 		var r swarm.Reply
 		a := crowdAnnounce(i)
 		n.AnnounceWait(&a, time.Now(), &r)
 	}
 	why(n, "store.redis.password")
-	good := startNode(t, Config{Addrs: []string{server.addr}, Password: "right"})
+	good := startNode(t, Config{Redis: link.Config{Addrs: []string{server.addr}, Password: "right"}})
 	connected(t, good)
 
 	authed := redis.NewClient(&redis.Options{Addr: server.addr, Password: "right", DisableIdentity: true})
@@ -402,7 +403,7 @@ func TestRights(t *testing.T) {
 	ctx := context.Background()
 	user := append([]any{"acl", "setuser", "tracker", "on", ">secret", "~sw:*", "-@all"}, rules...)
 	play := func(t *testing.T, addrs []string) {
-		n := startNode(t, strict(Config{Addrs: addrs, Username: "tracker", Password: "secret", Node: "a node"}))
+		n := startNode(t, strict(Config{Redis: link.Config{Addrs: addrs, Username: "tracker", Password: "secret", Name: "a node"}}))
 		connected(t, n)
 		for i := range 40 {
 			var r swarm.Reply

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"spillway/tracker/swarm"
+	"spillway/tracker/swarm/shared/link"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -81,3 +82,6 @@ func eventually(t testing.TB, within time.Duration, what string, f func() bool) 
 		}
 	}
 }
+
+// at is where Redis is.
+func at(addrs ...string) link.Config { return link.Config{Addrs: addrs} }

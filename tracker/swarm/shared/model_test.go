@@ -36,7 +36,7 @@ func TestNodesAreOneMap(t *testing.T) {
 		clock.set(now)
 		var nodes []node
 		for range 3 {
-			nodes = append(nodes, startNode(t, strict(Config{Addrs: []string{server.addr}, Prefix: fmt.Sprintf("m%d:", run), Now: clock.now, Sample: 1000})))
+			nodes = append(nodes, startNode(t, strict(Config{Redis: at(server.addr), Prefix: fmt.Sprintf("m%d:", run), Now: clock.now, Sample: 1000})))
 		}
 		defer func() {
 			for _, n := range nodes {
@@ -217,7 +217,7 @@ func checkLayout(t *rapid.T, c *redis.Client, key string) {
 func TestBigSwarm(t *testing.T) {
 	t.Parallel()
 	server := startRedis(t)
-	n := startNode(t, Config{Addrs: []string{server.addr}})
+	n := startNode(t, Config{Redis: at(server.addr)})
 	connected(t, n)
 	const leechers, seeders = 9000, 1000 // of which a view has some 400 each
 	var r swarm.Reply
@@ -229,7 +229,7 @@ func TestBigSwarm(t *testing.T) {
 		}
 	}
 	settle(t, n)
-	other := startNode(t, strict(Config{Addrs: []string{server.addr}}))
+	other := startNode(t, strict(Config{Redis: at(server.addr)}))
 	connected(t, other)
 	seen := map[string]int{}
 	const draws, numWant = 5000, 50
@@ -268,7 +268,7 @@ func TestBigSwarmDies(t *testing.T) {
 	clock := new(clock)
 	now := time.Now()
 	clock.set(now)
-	n := startNode(t, strict(Config{Addrs: []string{server.addr}, Now: clock.now}))
+	n := startNode(t, strict(Config{Redis: at(server.addr), Now: clock.now}))
 	connected(t, n)
 	const peers, alive = 30_000, 10
 	var r swarm.Reply
@@ -310,7 +310,7 @@ func TestBigSwarmDies(t *testing.T) {
 func TestDamagedSwarm(t *testing.T) {
 	t.Parallel()
 	server := startRedis(t)
-	n := startNode(t, Config{Addrs: []string{server.addr}})
+	n := startNode(t, Config{Redis: at(server.addr)})
 	connected(t, n)
 	bad, good := swarm.InfoHash{1}, swarm.InfoHash{2}
 	if err := server.HSet(context.Background(), "sw:"+string(bad[:]), "m", "cut short").Err(); err != nil {
@@ -324,7 +324,7 @@ func TestDamagedSwarm(t *testing.T) {
 		}
 	}
 	settle(t, n)
-	other := startNode(t, strict(Config{Addrs: []string{server.addr}}))
+	other := startNode(t, strict(Config{Redis: at(server.addr)}))
 	connected(t, other)
 	if got := other.ScrapeWait([]swarm.InfoHash{good}, nil)[0]; got.Incomplete != 20 {
 		t.Errorf("the good one: got %+v", got)
@@ -342,7 +342,7 @@ func TestForeignKey(t *testing.T) {
 	if err := server.Set(context.Background(), "sw:"+string(hash[:]), "mine", 0).Err(); err != nil {
 		t.Fatal(err)
 	}
-	n := startNode(t, Config{Addrs: []string{server.addr}})
+	n := startNode(t, Config{Redis: at(server.addr)})
 	connected(t, n)
 	var r swarm.Reply
 	a := swarm.Announce{InfoHash: hash, TTL: time.Hour, Has4: true, V4: swarm.Endpoint4{1, 2, 3, 4, 5, 6}}
@@ -367,7 +367,7 @@ func TestViewsAreBounded(t *testing.T) {
 	t.Parallel()
 	server := startRedis(t)
 	const bound = 1 << 20
-	a, b := startNode(t, Config{Addrs: []string{server.addr}}), startNode(t, Config{Addrs: []string{server.addr}, MaxViewBytes: bound})
+	a, b := startNode(t, Config{Redis: at(server.addr)}), startNode(t, Config{Redis: at(server.addr), MaxViewBytes: bound})
 	connected(t, a, b)
 	var r swarm.Reply
 	const swarms, each = 3000, 20

@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"spillway/tracker/swarm"
+	"spillway/tracker/swarm/shared/link"
 	"spillway/tracker/swarm/swarmtest"
 )
 
@@ -236,7 +237,7 @@ func TestViewAppliesWhatIsSaid(t *testing.T) {
 // Without Redis a node answers from its own peers, at once, and says so.
 func TestWithoutRedis(t *testing.T) {
 	t.Parallel()
-	n := startNode(t, Config{Addrs: []string{"127.0.0.1:1"}, Wait: time.Second})
+	n := startNode(t, Config{Redis: at("127.0.0.1:1"), Wait: time.Second})
 	a := swarm.Announce{InfoHash: swarm.InfoHash{1}, Has4: true, NumWant: 50, TTL: time.Hour}
 	var r swarm.Reply
 	began := time.Now()
@@ -252,7 +253,7 @@ func TestWithoutRedis(t *testing.T) {
 	}
 	eventually(t, 5*time.Second, "degraded, and why", func() bool {
 		d, ok := n.Degraded()
-		return ok && d.Part == 1 && d.Why != "" && d.Why != errConnecting.Error()
+		return ok && d.Part == 1 && d.Why != "" && d.Why != link.ErrConnecting.Error()
 	})
 	if n.Ask(&swarm.InfoHash{2}, time.Now(), func() { t.Error("called, though nobody can be asked") }) != true {
 		t.Error("Ask: got a wait, want none")
@@ -262,7 +263,7 @@ func TestWithoutRedis(t *testing.T) {
 // What does not fit into the buffer is counted, and the memory for views is bounded.
 func TestBoundsAreKept(t *testing.T) {
 	t.Parallel()
-	n := startNode(t, Config{Addrs: []string{"127.0.0.1:1"}, MaxBufferBytes: 512, MaxViewBytes: 64 << 10})
+	n := startNode(t, Config{Redis: at("127.0.0.1:1"), MaxBufferBytes: 512, MaxViewBytes: 64 << 10})
 	var r swarm.Reply
 	stops := 0
 	for i := range 10_000 {

@@ -2,45 +2,37 @@ package shared
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"spillway/tracker/swarm"
+	"spillway/tracker/swarm/shared/link"
 )
 
 // redisLink is what is known of Redis.
 type redisLink struct {
-	client    atomic.Pointer[redis.UniversalClient] // nil until somebody has answered once
-	clustered atomic.Bool
-	breakers  [laneCount]breaker
-	skewNs    atomic.Int64 // how far Redis's clock is ahead of ours
-	markers   [laneCount]string
-	seen      [laneCount]string // the markers' values; only watchRedis looks at them
+	*link.Link
+	breakers [laneCount]breaker
+	skewNs   atomic.Int64 // how far Redis's clock is ahead of ours
+	markers  [laneCount]string
+	seen     [laneCount]string // the markers' values; only watchRedis looks at them
 }
 
-// quiet ends go-redis's own lines on stderr. What they say is in Degraded and in this package's log.
-var quiet = sync.OnceFunc(func() { redis.SetLogger(silence{}) })
-
-type silence struct{}
-
-func (silence) Printf(context.Context, string, ...any) {}
-
-var errConnecting = errors.New("not connected yet")
-
-func (r *redisLink) init() {
+func (r *redisLink) init(cfg *Config) {
+	c := cfg.Redis
+	c.Name = "spillway-" + c.Name
+	c.Timeout = 5 * cfg.Wait
+	c.Conns, c.ClusterConns = soloSenders+4, laneCount+4
+	r.Link = link.New(c)
 	for i := range r.breakers {
-		r.breakers[i].fail(errConnecting, time.Now())
+		r.breakers[i].fail(link.ErrConnecting, time.Now())
 	}
 }
 
@@ -69,10 +61,10 @@ func (s *Store) watchRedis(ctx context.Context) {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
 	for {
-		if s.redis.client.Load() == nil {
+		if s.redis.Client() == nil {
 			s.connect(ctx)
 		}
-		if s.redis.client.Load() != nil {
+		if s.redis.Client() != nil {
 			s.look(ctx)
 		}
 		select {
@@ -83,109 +75,34 @@ func (s *Store) watchRedis(ctx context.Context) {
 	}
 }
 
-// connect finds out whom it has to do with. It fails for as long as nobody answers, which is no reason not to serve.
+// connect fails for as long as nobody answers, which is no reason not to serve.
 func (s *Store) connect(ctx context.Context) {
-	var err error
-	for _, addr := range s.cfg.Addrs {
-		single := redis.NewClient(s.options(addr))
-		mode := s.cfg.Cluster
-		if mode == "" || mode == "auto" {
-			if mode, err = clusterMode(ctx, single); err != nil {
-				_ = single.Close()
-				continue
-			}
-		} else if err = single.Ping(ctx).Err(); err != nil {
-			_ = single.Close()
-			continue
-		}
-		var client redis.UniversalClient = single
-		if mode == "on" {
-			_ = single.Close()
-			client = redis.NewClusterClient(s.clusterOptions())
-		}
-		s.redis.clustered.Store(mode == "on")
-		s.redis.client.Store(&client)
-		if mode == "on" {
+	addr, err := s.redis.Connect(ctx)
+	if err == nil {
+		if s.redis.Clustered() {
 			s.active.Store(laneCount)
 		} else {
 			s.active.Store(soloSenders)
 		}
-		s.log.Info("redis connected", "addr", addr, "cluster", mode == "on")
+		s.log.Info("redis connected", "addr", addr, "cluster", s.redis.Clustered())
 		s.wakeAll()
 		return
 	}
-	if err != nil && ctx.Err() == nil {
+	if ctx.Err() == nil {
 		for i := range s.redis.breakers {
 			s.redis.breakers[i].fail(err, time.Now())
 		}
 		s.metrics.failed.Add(1)
-		s.log.Warn("redis cannot be connected to, going on with what this node knows", "addrs", s.cfg.Addrs, "why", reasonOf(err))
-	}
-}
-
-func clusterMode(ctx context.Context, c *redis.Client) (string, error) {
-	info, err := c.Info(ctx, "cluster").Result()
-	if err != nil {
-		return "", err
-	}
-	if strings.Contains(info, "cluster_enabled:1") {
-		return "on", nil
-	}
-	return "off", nil
-}
-
-func (s *Store) options(addr string) *redis.Options {
-	network := "tcp"
-	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
-		network, addr = "unix", path
-	}
-	o := &redis.Options{
-		Network: network, Addr: addr, Username: s.cfg.Username, Password: s.cfg.Password, DB: s.cfg.DB,
-		// What failed is tried again by us, with what has come together since.
-		MaxRetries: -1, DialerRetries: 1,
-		DialTimeout: 5 * s.cfg.Wait, ReadTimeout: 5 * s.cfg.Wait, WriteTimeout: 5 * s.cfg.Wait, PoolTimeout: 5 * s.cfg.Wait,
-		ContextTimeoutEnabled: true,
-		PoolSize:              soloSenders + 4,
-		ClientName:            clientName(s.cfg.Node),
-		DisableIdentity:       true,
-		Protocol:              2, // nothing of RESP3 is used; push messages are not wanted
-		// No hidden traffic: what this sends is in script.lua and here.
-		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-	}
-	if s.cfg.TLS {
-		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
-	return o
-}
-
-// clientName is what CLIENT SETNAME takes: no blanks.
-func clientName(node string) string {
-	return strings.Map(func(r rune) rune {
-		if r <= ' ' || r > '~' {
-			return '_'
-		}
-		return r
-	}, strings.TrimSuffix("spillway-"+node, "-"))
-}
-
-func (s *Store) clusterOptions() *redis.ClusterOptions {
-	o := s.options(s.cfg.Addrs[0])
-	return &redis.ClusterOptions{
-		Addrs:    slices.Clone(s.cfg.Addrs), // the client appends to them
-		Username: o.Username, Password: o.Password, ClientName: o.ClientName,
-		MaxRedirects: 3, MaxRetries: -1, DialerRetries: 1,
-		DialTimeout: o.DialTimeout, ReadTimeout: o.ReadTimeout, WriteTimeout: o.WriteTimeout, PoolTimeout: o.PoolTimeout,
-		ContextTimeoutEnabled: true, PoolSize: laneCount + 4, DisableIdentity: true, Protocol: 2, TLSConfig: o.TLSConfig,
-		MaintNotificationsConfig: o.MaintNotificationsConfig,
+		s.log.Warn("redis cannot be connected to, going on with what this node knows", "addrs", s.cfg.Redis.Addrs, "why", reasonOf(err))
 	}
 }
 
 // look reads Redis's clock and the markers. A marker is a key of chance, one a lane, made by whoever first finds it missing; if it
 // has changed, or is gone, Redis has lost more than it.
 func (s *Store) look(ctx context.Context) {
-	client := *s.redis.client.Load()
-	if c, ok := client.(*redis.ClusterClient); ok && s.breakersOpen() {
-		c.ReloadState(ctx) // a replica may have taken over; a dead master redirects nobody
+	client := s.redis.Client()
+	if s.breakersOpen() {
+		s.redis.Reload(ctx) // a replica may have taken over
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*s.cfg.Wait)
 	defer cancel()
@@ -264,12 +181,6 @@ func (s *Store) healed(b *breaker) {
 	if took := b.heal(time.Now()); took > 0 {
 		s.log.Info("redis answers", "after", took.Round(time.Millisecond))
 		s.wakeAll()
-	}
-}
-
-func (s *Store) close() {
-	if client := s.redis.client.Load(); client != nil {
-		_ = (*client).Close()
 	}
 }
 

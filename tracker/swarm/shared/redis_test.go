@@ -30,6 +30,15 @@ type redisServer struct {
 // startRedis starts one that forgets all when it ends.
 func startRedis(t testing.TB, flags ...string) *redisServer {
 	t.Helper()
+	return startRedisAs(t, func(port int, dir string) []string {
+		return append([]string{"--port", fmt.Sprint(port), "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--appendonly", "no",
+			"--daemonize", "no", "--logfile", filepath.Join(dir, "log")}, flags...)
+	})
+}
+
+// startRedisAs starts one with all of its arguments given.
+func startRedisAs(t testing.TB, args func(port int, dir string) []string) *redisServer {
+	t.Helper()
 	name := os.Getenv("SPILLWAY_TEST_REDIS")
 	if name == "" {
 		name = "redis-server"
@@ -41,8 +50,7 @@ func startRedis(t testing.TB, flags ...string) *redisServer {
 	port := freePort(t)
 	dir := t.TempDir()
 	r := &redisServer{t: t, addr: fmt.Sprintf("127.0.0.1:%d", port)}
-	r.argv = append([]string{path, "--port", fmt.Sprint(port), "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--appendonly", "no",
-		"--daemonize", "no", "--logfile", filepath.Join(dir, "log")}, flags...)
+	r.argv = append([]string{path}, args(port, dir)...)
 	r.start()
 	t.Cleanup(func() {
 		r.kill()

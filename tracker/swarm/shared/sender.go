@@ -123,7 +123,7 @@ func (s *Store) sendLast(n int) {
 func (s *Store) collect(n int, jobs []job, last bool) []job {
 	now := time.Now().UnixNano()
 	active := int(s.active.Load())
-	if s.redis.client.Load() == nil || n >= active {
+	if s.redis.Client() == nil || n >= active {
 		return jobs
 	}
 	for i := n; i < laneCount && len(jobs) < maxTrip; i += active {
@@ -155,8 +155,8 @@ func (s *Store) nextTry(n int) time.Duration {
 
 // trip makes one round trip, and tells whether all of it came back.
 func (s *Store) trip(ctx context.Context, jobs []job) (ok bool) {
-	client := *s.redis.client.Load()
-	clustered := s.redis.clustered.Load()
+	client := s.redis.Client()
+	clustered := s.redis.Clustered()
 	ctx, cancel := context.WithTimeout(ctx, 5*s.cfg.Wait)
 	defer cancel()
 	began := time.Now()
@@ -242,7 +242,7 @@ func (s *Store) single(c call, at time.Time, tick int64) bool {
 	for i := range c.jobs {
 		one := call{jobs: c.jobs[i : i+1]}
 		one.cmd = s.command(ctx, "eval", scriptSource, one.jobs, tick)
-		_ = (*s.redis.client.Load()).Process(ctx, one.cmd)
+		_ = s.redis.Client().Process(ctx, one.cmd)
 		err := one.cmd.Err()
 		if !isBug(err) {
 			ok = s.settle(one, err, at, tick) && ok

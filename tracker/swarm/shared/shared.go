@@ -29,18 +29,13 @@ import (
 	"time"
 
 	"spillway/tracker/swarm"
+	"spillway/tracker/swarm/shared/link"
 )
 
 // Config says where Redis is and how much may be waited for it. Zero means the default.
 type Config struct {
-	Addrs    []string // host:port, or unix:/path; several are nodes of one cluster
-	Username string
-	Password string
-	DB       int
-	Cluster  string // auto (default), on or off
-	TLS      bool
-	Node     string // names this node's connections in CLIENT LIST
-	Prefix   string // of keys; default "sw:"
+	Redis  link.Config // its Name is this node's
+	Prefix string      // of keys; default "sw:"
 
 	// Wait is how long an announce waits for a swarm that is not known here; default 100 ms. A call that takes longer than
 	// five times that has failed.
@@ -123,7 +118,6 @@ type Store struct {
 // Run does; until then it is degraded.
 func New(cfg Config, own *swarm.Table, log *slog.Logger) *Store {
 	cfg.defaults()
-	quiet()
 	s := &Store{cfg: cfg, own: own, log: log, node: cfg.NodeID}
 	if s.node == ([nodeBytes]byte{}) {
 		_, _ = rand.Read(s.node[:])
@@ -133,7 +127,7 @@ func New(cfg Config, own *swarm.Table, log *slog.Logger) *Store {
 		s.senders[i].init()
 	}
 	s.active.Store(1)
-	s.redis.init()
+	s.redis.init(&s.cfg)
 	s.refill.init()
 	s.markLanes()
 	s.sample = strconv.Itoa(cfg.Sample)
@@ -150,7 +144,7 @@ func (s *Store) Run(ctx context.Context) {
 	tasks.Go(func() { s.runRefill(ctx) })
 	tasks.Go(func() { s.runSweep(ctx) })
 	tasks.Wait()
-	s.close()
+	s.redis.Close()
 }
 
 // Announce records the peer's word, and fills r from what this node knows: it never waits. If that is not fresh, a fetch is under

@@ -59,7 +59,7 @@ func TestSuite(t *testing.T) {
 				r := &round{clock: new(clock)}
 				for range n {
 					r.nodes = append(r.nodes, startNode(t, strict(Config{
-						Addrs: []string{server.addr}, Prefix: fmt.Sprintf("%s:", t.Name()), Now: r.clock.now,
+						Redis: at(server.addr), Prefix: fmt.Sprintf("%s:", t.Name()), Now: r.clock.now,
 					})))
 				}
 				connected(t, r.nodes...)

@@ -2,14 +2,16 @@
 // latency counts from when a request was due. So a server that stalls for a second is charged with all that was due in it, and
 // not with the few requests that happened to be on the way (the mistake called coordinated omission).
 //
-// The way of one request: schedule.next says when it is due; worker.dueNow draws its side and queues it; worker.dispatch gives it
-// a connection and worker.send writes it; worker.readable reads the reply and classify judges it; worker.record counts it, in the
-// phase and the tenth of a second in which it was due. A request that finds no connection within Config.Patience is counted as
+// The way of one request: schedule.next says when it is due; worker.dueNow draws its side and queues it; the engine of its mode
+// (httpEngine, udpEngine, wsEngine) gives it a connection and writes it, reads the reply and has it judged (classify and its like);
+// worker.record counts it, in the phase and the tenth of a second in which it was due. A request that finds no connection within Config.Patience is counted as
 // unsent: it was offered, and it was not served.
 //
 // A worker is one thread with connections of its own, raw system calls and no allocation while it runs. It sleeps only when nothing
 // is due for a while, and it counts the requests that left late for want of its own CPU: a result with many of those says more
 // about the generator than about the tracker.
+//
+// RunTrial runs the same load several times, at one target or at two in turn, and says in words what came of it.
 //
 // It refuses targets that are not on this machine (checkTarget). Linux only.
 package flood
@@ -31,6 +33,10 @@ type Mode string
 const (
 	KeepAlive   Mode = "keepalive"    // announces on a pool of kept connections, as a CDN's
 	Close       Mode = "close"        // a connection for each announce, as clients do
+	Scrape      Mode = "scrape"       // scrapes of several torrents on kept connections
+	UDP         Mode = "udp"          // announces and scrapes over UDP; a socket's connection id is used for a minute
+	UDPConnect  Mode = "udp-connect"  // the same, and each asks for a connection id first, as a client that announces twice an hour
+	WSAnnounce  Mode = "ws-announce"  // announces on open WebSockets, one at a time on each, whose replies are waited for
 	WSHandshake Mode = "ws-handshake" // a connection and an upgrade, aborted when it is answered
 	WSMessage   Mode = "ws-message"   // small announces on open WebSockets, every eighth message is junk
 	WSOffers    Mode = "ws-offers"    // announces with offers, all in one swarm
@@ -38,10 +44,15 @@ const (
 )
 
 // Modes lists them all.
-var Modes = []Mode{KeepAlive, Close, WSHandshake, WSMessage, WSOffers, WSSlow}
+var Modes = []Mode{KeepAlive, Close, Scrape, UDP, UDPConnect, WSAnnounce, WSHandshake, WSMessage, WSOffers, WSSlow}
 
-// onSockets tells whether messages are sent on open WebSockets.
+// onSockets tells whether messages are sent on open WebSockets, and nobody waits for what comes back.
 func (m Mode) onSockets() bool { return m == WSMessage || m == WSOffers || m == WSSlow }
+
+// kept tells whether connections are opened before the flood, and one request is on its way on each at most.
+func (m Mode) kept() bool { return m == KeepAlive || m == Scrape || m == WSAnnounce }
+
+func (m Mode) overUDP() bool { return m == UDP || m == UDPConnect }
 
 // Where a request says that it comes from.
 const (
@@ -53,7 +64,7 @@ const (
 type Config struct {
 	Name   string // of the run, for reports
 	Target netip.AddrPort
-	Path   string // /announce
+	Path   string // /announce; of WSAnnounce /, and other handshakes always go there
 	Mode   Mode   // KeepAlive
 
 	Rate      float64 // requests a second where the profile says 1
@@ -69,7 +80,7 @@ type Config struct {
 	Good     time.Duration // a reply is good within this of its due time; 200 ms
 	Patience time.Duration // a request waits this long for a connection; 200 ms. Negative: not at all
 	Timeout  time.Duration // a connection without a reply is given up after this; 5 s
-	GoodKey  string        // the key that a served reply has and a shed one has not; "external ip"
+	GoodKey  string        // the key that a served reply over HTTP has and a shed one has not; "external ip", of a scrape "files"
 
 	Source    string       // SourceReal
 	Header    string       // X-Forwarded-For
@@ -78,9 +89,11 @@ type Config struct {
 	Attackers int          // addresses that attack requests come from; 0
 	Share     float64      // of attack requests, where the profile does not say; 0.9 if there are attackers
 
-	RandomPeerIDs bool // of attackers
-	Torrents      int  // 1,000
-	Offers        int  // of a WebSocket announce; 0: 5 to 10
+	RandomPeerIDs bool    // of attackers
+	Torrents      int     // 1,000
+	Offers        int     // of a WebSocket announce; 0: 5 to 10, but for WSAnnounce, where it is none
+	Hashes        int     // torrents of a scrape; 10
+	Scrapes       float64 // share of scrapes among what is asked over UDP
 	Seed          uint64
 
 	Progress func(Progress) // called once a second from another goroutine; may be nil
@@ -88,10 +101,12 @@ type Config struct {
 
 // What a flood may be at most.
 const (
-	maxDuration = 10 * time.Minute
-	maxRate     = 2e6
-	maxConns    = 100_000
-	maxThreads  = 64
+	maxDuration   = 10 * time.Minute
+	maxRate       = 2e6
+	maxConns      = 100_000
+	maxThreads    = 64
+	maxHashes     = 74   // of a scrape, as BEP 15 has it
+	maxWSTorrents = 1000 // whose messages are made before the flood, with offers of 2 KiB
 )
 
 // complete fills in the defaults and refuses what makes no sense.
@@ -104,6 +119,7 @@ func (c *Config) complete() error {
 			set()
 		}
 	}
+	def(c.Path == "" && c.Mode == WSAnnounce, func() { c.Path = "/" })
 	def(c.Path == "", func() { c.Path = "/announce" })
 	def(c.Mode == "", func() { c.Mode = KeepAlive })
 	def(len(c.Profile) == 0, func() { c.Profile = Profile{{Duration: 10 * time.Second, Multiple: 1, Share: -1}} })
@@ -113,6 +129,7 @@ func (c *Config) complete() error {
 	def(c.Good == 0, func() { c.Good = 200 * time.Millisecond })
 	def(c.Patience == 0, func() { c.Patience = 200 * time.Millisecond })
 	def(c.Timeout == 0, func() { c.Timeout = 5 * time.Second })
+	def(c.GoodKey == "" && c.Mode == Scrape, func() { c.GoodKey = "files" })
 	def(c.GoodKey == "", func() { c.GoodKey = "external ip" })
 	def(c.Source == "", func() { c.Source = SourceReal })
 	def(c.Header == "", func() { c.Header = "X-Forwarded-For" })
@@ -120,6 +137,7 @@ func (c *Config) complete() error {
 	def(c.Attackers > 0 && c.Share == 0, func() { c.Share = 0.9 })
 	def(c.Attackers == 0, func() { c.Share = 0 })
 	def(c.Torrents == 0, func() { c.Torrents = 1000 })
+	def(c.Hashes == 0, func() { c.Hashes = 10 })
 	def(!c.Bind.IsValid() && c.Source == SourceReal, func() { c.Bind = netip.MustParsePrefix("127.0.0.0/8") })
 	def(!c.Bind.IsValid(), func() { c.Bind = netip.MustParsePrefix("10.0.0.0/8") })
 
@@ -155,6 +173,14 @@ func (c *Config) complete() error {
 		return bad("source addresses from %s do not reach %s; bind addresses of ours (ip route add local 10.0.0.0/8 dev lo makes these ours), or use a header", c.Bind, c.Target.Addr())
 	case c.Share < 0 || c.Share > 1:
 		return bad("share %g: must be from 0 to 1", c.Share)
+	case c.Hashes < 1 || c.Hashes > maxHashes:
+		return bad("hashes %d: must be from 1 to %d", c.Hashes, maxHashes)
+	case !(c.Scrapes >= 0 && c.Scrapes <= 1):
+		return bad("scrapes %g: must be from 0 to 1", c.Scrapes)
+	case c.Mode == WSAnnounce && c.Torrents > maxWSTorrents:
+		return bad("torrents %d: must be from 1 to %d over WebSockets", c.Torrents, maxWSTorrents)
+	case c.Mode.overUDP() && c.Source == SourceHeader:
+		return bad("source %s: over UDP there are no headers; it is %s", SourceHeader, SourceReal)
 	case c.Offers < 0 || c.Offers > maxOffers:
 		return bad("offers %d: must be from 0 to %d", c.Offers, maxOffers)
 	case c.Profile.Total() > maxDuration:

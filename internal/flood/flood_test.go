@@ -30,19 +30,7 @@ func mustRun(t *testing.T, c Config) *Result {
 func total(r *Result) (s Side) {
 	for _, p := range r.Phases {
 		for _, o := range []Side{p.Honest, p.Attack} {
-			s.Offered += o.Offered
-			s.Sent += o.Sent
-			s.Good += o.Good
-			s.Late += o.Late
-			s.Shed += o.Shed
-			s.ShedFailure += o.ShedFailure
-			s.Failed += o.Failed
-			s.Status += o.Status
-			s.Malformed += o.Malformed
-			s.Refused += o.Refused
-			s.Reset += o.Reset
-			s.Timeout += o.Timeout
-			s.Unsent += o.Unsent
+			s.add(&o)
 		}
 	}
 	return s

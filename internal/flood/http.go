@@ -25,6 +25,7 @@ type placeState uint8
 const (
 	shut placeState = iota
 	connecting
+	upgrading // connected, the WebSocket's handshake is not answered yet
 	idle
 	asked
 	answered // of a connection for one request: the server has yet to close it
@@ -65,14 +66,16 @@ type httpEngine struct {
 	*worker
 	to         *remote
 	keep       bool
-	upgrade    bool // requests are WebSocket handshakes
+	upgrade    bool    // requests are WebSocket handshakes
+	talk       *wsTalk // requests are messages on WebSockets; nil: they are not
 	places     []place
 	flight     flight // connecting, asked, answered
 	usable     [sides]ring[int32]
 	reopen     ring[int32]
 	connecting int
 	opened     int
-	unanswered int // requests
+	unanswered int    // requests
+	turn       uint32 // messages so far
 	scratch    []byte
 	partial    []byte // maxReply+1 of each place; the kernel gives memory to those in use
 }
@@ -90,10 +93,14 @@ func newHTTPEngine(w *worker) *httpEngine {
 	c := &w.cfg
 	n := perWorker(c.Conns, w.id, c.Threads)
 	e := &httpEngine{
-		worker: w, to: newRemote(c.Target), keep: c.Mode == KeepAlive, upgrade: c.Mode == WSHandshake, places: make([]place, n),
+		worker: w, to: newRemote(c.Target, unix.SOCK_STREAM), keep: c.Mode.kept(), upgrade: c.Mode == WSHandshake, places: make([]place, n),
 		flight: flight{none, none}, reopen: newRing[int32](n), scratch: make([]byte, 64<<10), partial: make([]byte, n*partialBytes),
 	}
-	w.split = e.keep && c.Source == SourceReal && c.Attackers > 0
+	if c.Mode == WSAnnounce {
+		e.talk = newWSTalk(c.Torrents, c.Offers)
+	}
+	// A WebSocket's source is what its handshake said.
+	w.split = e.keep && (c.Source == SourceReal || e.talk != nil) && c.Attackers > 0
 	for i := range e.usable {
 		e.usable[i] = newRing[int32](n)
 	}
@@ -272,11 +279,14 @@ func connectOutcome(errno unix.Errno) outcome {
 
 func (e *httpEngine) render(p *place) []byte {
 	source := int(p.source)
-	if e.keep && e.requests.header != "" {
+	if e.keep && e.requests.header != "" && e.talk == nil {
 		source = e.drawSource(p.req.side)
 	}
-	if e.upgrade {
+	switch {
+	case e.upgrade:
 		return e.requests.upgrade(source)
+	case e.cfg.Mode == Scrape:
+		return e.requests.scrape(source)
 	}
 	return e.requests.announce(source)
 }
@@ -287,9 +297,16 @@ func (e *httpEngine) ask(i int32, r request, now int64) {
 	p.req, p.state, p.since, p.got = r, asked, now, 0
 	e.flight.push(e.places, i)
 	e.unanswered++
-	n, errno := send(p.fd, e.render(p))
-	if errno != 0 || n < len(e.requests.buf) {
-		e.fail(i, reset, now)
+	var b []byte
+	if e.talk != nil {
+		e.turn++
+		b = e.talk.announce(e.requests.torrentOf(int(p.source), e.rnd.next()>>32), r.side, uint32(e.id)<<24|uint32(i), e.turn)
+	} else {
+		b = e.render(p)
+	}
+	n, errno := send(p.fd, b)
+	if errno != 0 || n < len(b) {
+		e.fail(i, reset, now) // a socket's buffer has room for far more than one request
 		return
 	}
 	e.tally.leave(r)

@@ -17,19 +17,37 @@ func (e *httpEngine) ready(i int32, generation, events uint32, now int64) {
 			return
 		case events&unix.EPOLLOUT == 0:
 			return
+		case e.talk != nil:
+			b := e.requests.upgrade(int(p.source))
+			if n, errno := send(p.fd, b); errno != 0 || n < len(b) {
+				e.dialErr = errno
+				e.fail(i, reset, now)
+				return
+			}
+			p.state = upgrading
 		case e.keep:
-			e.connecting--
-			e.opened++
-			e.flight.remove(e.places, i)
-			p.state = idle
-			e.setUsable(i)
+			e.settled(i)
 		default:
 			e.sendFirst(i, now)
 		}
 	}
-	if events&(unix.EPOLLIN|endEvents) != 0 && p.generation == generation {
+	if events&(unix.EPOLLIN|endEvents) == 0 || p.generation != generation {
+		return
+	}
+	if e.talk != nil {
+		e.readMessages(i, events&endEvents != 0, now)
+	} else {
 		e.readable(i, events&endEvents != 0, now)
 	}
+}
+
+// settled puts a kept connection that is open now among those that can be used.
+func (e *httpEngine) settled(i int32) {
+	e.connecting--
+	e.opened++
+	e.flight.remove(e.places, i)
+	e.places[i].state = idle
+	e.setUsable(i)
 }
 
 // readable reads all there is: the poll is edge-triggered. A reply in one piece, as nearly all are, is judged where it was read.
@@ -82,8 +100,11 @@ func (e *httpEngine) readable(i int32, ended bool, now int64) {
 }
 
 func (e *httpEngine) judge(b []byte, ended bool) outcome {
-	if e.upgrade {
+	switch {
+	case e.upgrade:
 		return classifyUpgrade(b, ended)
+	case e.cfg.Mode == Scrape:
+		return classifyScrape(b, e.key, ended)
 	}
 	return classify(b, e.key, ended)
 }
@@ -130,7 +151,7 @@ func (e *httpEngine) fail(i int32, o outcome, now int64) {
 		e.record(p.req, o, now)
 		e.unanswered--
 	}
-	if p.state == connecting {
+	if p.state == connecting || p.state == upgrading {
 		p.since = now + reopenAfter
 	} else {
 		p.since = now
@@ -143,7 +164,7 @@ func (e *httpEngine) shutPlace(i int32, abort bool, now int64) {
 	switch p.state {
 	case idle:
 		e.opened--
-	case connecting:
+	case connecting, upgrading:
 		e.connecting--
 		e.flight.remove(e.places, i)
 	default:
@@ -159,7 +180,7 @@ func (e *httpEngine) shutPlace(i int32, abort bool, now int64) {
 			closeFD(p.fd)
 		}
 	}
-	failed := p.state == connecting
+	failed := p.state == connecting || p.state == upgrading
 	p.fd, p.state, p.got = none, shut, 0
 	p.generation++
 	if !e.keep {

@@ -86,27 +86,34 @@ func rows(runs []*Result) []row {
 
 // SVG draws runs side by side, on the same scales: rates, of the attack too if there was one, and latencies over time. Phases above
 // the usual rate are shaded. The picture follows the reader's light or dark mode.
-func SVG(runs ...*Result) []byte {
+func SVG(runs ...*Result) []byte { return columnsSVG(runs, 0, len(runs)) }
+
+// columnsSVG is the columns of some of the runs: a page has a picture of each, which stand one below the other where it is narrow.
+func columnsSVG(runs []*Result, from, to int) []byte {
 	all := rows(runs)
-	width := columnWidth * float64(max(len(runs), 1))
+	width := columnWidth * float64(max(to-from, 1))
 	height := headHeight + rowHeight*float64(len(all)) + legendHeight
 	var b bytes.Buffer
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %g %g" width="%g" height="%g" role="img">`+"\n", width, height, width, height)
-	b.WriteString(style)
-	for i, run := range runs {
+	beginSVG(&b, width, height)
+	for i, run := range runs[from:to] {
 		fmt.Fprintf(&b, `<text class="name" x="%g" y="20">%s</text>`+"\n", columnWidth*float64(i)+marginLeft, escape(run.title()))
 	}
 	for j, r := range all {
 		lo, hi := r.scale()
-		for i, c := range r {
+		for i, c := range r[from:to] {
 			fmt.Fprintf(&b, `<g transform="translate(%g %g)">`+"\n", columnWidth*float64(i)+marginLeft, headHeight+rowHeight*float64(j)+rowTop)
-			c.draw(&b, runs[i].Phases, lo, hi)
+			c.draw(&b, runs[from+i].Phases, lo, hi)
 			b.WriteString("</g>\n")
 		}
 	}
 	legend(&b, height-10, runs)
 	b.WriteString("</svg>\n")
 	return b.Bytes()
+}
+
+func beginSVG(b *bytes.Buffer, width, height float64) {
+	fmt.Fprintf(b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %g %g" width="%g" height="%g" role="img">`+"\n", width, height, width, height)
+	b.WriteString(style)
 }
 
 func (r *Result) title() string {
@@ -229,17 +236,17 @@ func (c *chart) path(b *bytes.Buffer, l line, x, y func(float64) float64) {
 }
 
 func legend(b *bytes.Buffer, y float64, runs []*Result) {
-	x := marginLeft
+	x := marginLeft - 20 // all of it fits below one column
 	names := []struct{ class, label string }{{"offered", "offered"}, {"good", "good"}, {"late", "late"}, {"shed", "shed"}, {"failed", "failed"},
 		{"p50", "p50"}, {"p99", "p99"}}
 	for _, run := range runs {
 		if run.Sockets != nil {
-			names[1].label = "good; messages: sent"
+			names[1].label = "good/sent" // messages have no outcome
 		}
 	}
 	for _, n := range names {
 		fmt.Fprintf(b, `<path class="%s" d="M%g %gh18"/><text x="%g" y="%g">%s</text>`+"\n", n.class, x, y-4, x+23, y, n.label)
-		x += 40 + 6.5*float64(len(n.label))
+		x += 30 + 6*float64(len(n.label))
 	}
 }
 

@@ -72,6 +72,37 @@ func classify(b, key []byte, ended bool) outcome {
 	return shed
 }
 
+// classifyScrape is classify for a scrape. One whose counts are all zero is shed: that is how a tracker answers what it does not
+// serve, because clients take a failed scrape for a failed announce. So torrents are announced before they are scraped.
+func classifyScrape(b, key []byte, ended bool) outcome {
+	o := classify(b, key, ended)
+	if o == good && !countsAnything(b) {
+		return shed
+	}
+	return o
+}
+
+var (
+	completeKey   = []byte("completei") // and of incomplete the end
+	downloadedKey = []byte("downloadedi")
+)
+
+// countsAnything tells whether a scrape's reply has a count that is not zero.
+func countsAnything(b []byte) bool {
+	for _, key := range [...][]byte{completeKey, downloadedKey} {
+		for rest := b; ; {
+			i := bytes.Index(rest, key)
+			if i < 0 {
+				break
+			}
+			if rest = rest[i+len(key):]; len(rest) > 0 && rest[0] >= '1' && rest[0] <= '9' {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // classifyUpgrade is classify for a WebSocket's handshake, whose answer ends with its head.
 func classifyUpgrade(b []byte, ended bool) outcome {
 	if !bytes.Contains(b, endOfHead) {

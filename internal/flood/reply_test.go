@@ -67,6 +67,32 @@ func TestClassify(t *testing.T) {
 	}
 }
 
+func TestClassifyScrape(t *testing.T) {
+	t.Parallel()
+	files := func(counts string) string {
+		return reply("d5:filesd20:" + strings.Repeat("\xf0", 20) + "d" + counts + "ee5:flagsd20:min_request_intervali1800eee")
+	}
+	served := files("8:completei0e10:downloadedi0e10:incompletei3e")
+	for _, c := range []struct {
+		name, in string
+		want     outcome
+	}{
+		{"served", served, good},
+		{"only seeders", files("8:completei12e10:downloadedi0e10:incompletei0e"), good},
+		{"only downloads", files("8:completei0e10:downloadedi1e10:incompletei0e"), good},
+		{"zeros", files("8:completei0e10:downloadedi0e10:incompletei0e"), shed},
+		{"of nothing", reply("d5:filesdee"), shed},
+		{"no files", reply("d8:completei1ee"), shed},
+		{"failure", reply("d14:failure reason4:fulle"), shedFailure},
+		{"cut", served[:len(served)-1], pending},
+		{"503", strings.Replace(served, "200 OK", "503 no", 1), badStatus},
+	} {
+		if got := classifyScrape([]byte(c.in), []byte("files"), false); got != c.want {
+			t.Errorf("%s: got %d, want %d: %q", c.name, got, c.want, c.in)
+		}
+	}
+}
+
 func TestClassifyUpgrade(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -3,6 +3,7 @@ package flood
 import (
 	"encoding/binary"
 	"strconv"
+	"strings"
 )
 
 // InfoHash is the info hash of torrent n. They look random, as real ones do.
@@ -86,16 +87,19 @@ func appendHex32(b []byte, v uint32) []byte {
 
 // requests renders announces, each in the same buffer.
 type requests struct {
-	path, host string
-	header     string // that the source goes in; "" for none
-	close      bool
-	torrents   int
-	randomIDs  bool // of attackers
-	sources    addresses
-	honest     int // sources 0 to honest-1; attackers' come after
-	rnd        *random
-	words      announce // of the one being rendered
-	buf        []byte
+	path, host  string
+	scrapePath  string
+	upgradePath string
+	hashes      int    // of a scrape
+	header      string // that the source goes in; "" for none
+	close       bool
+	torrents    int
+	randomIDs   bool // of attackers
+	sources     addresses
+	honest      int // sources 0 to honest-1; attackers' come after
+	rnd         *random
+	words       announce // of the one being rendered
+	buf         []byte
 }
 
 // torrentsEach are what one source has: a client that announced every torrent there is would be stored in all of them.
@@ -124,13 +128,10 @@ func (r *requests) announce(source int) []byte {
 	case kind < 10:
 		a.event, a.left = "completed", 0
 	}
-	torrent := int(mix(self+draw>>32%torrentsEach) % uint64(r.torrents))
+	torrent := r.torrentOf(source, draw>>32)
 
 	b := append(r.buf[:0], "GET "...)
-	b = append(append(b, r.path...), "?info_hash="...)
-	for _, x := range InfoHash(torrent) {
-		b = append(b, '%', hexDigits[x>>4], hexDigits[x&15])
-	}
+	b = appendHash(append(append(b, r.path...), "?info_hash="...), torrent)
 	b = append(b, "&peer_id="...)
 	if attack && r.randomIDs {
 		for x, n := r.rnd.next(), 0; n < 20; n++ {
@@ -147,7 +148,51 @@ func (r *requests) announce(source int) []byte {
 			x = x>>5 | x<<59
 		}
 	}
-	b = c.rest(b, a)
+	return r.finish(c.rest(b, a), c, source)
+}
+
+// torrentOf is one of those a source has: any draw will do.
+func (r *requests) torrentOf(source int, draw uint64) int {
+	self := mix(uint64(source)*0x9e3779b97f4a7c15 + 1)
+	return int(mix(self+draw%torrentsEach) % uint64(r.torrents))
+}
+
+func appendHash(b []byte, torrent int) []byte {
+	for _, x := range InfoHash(torrent) {
+		b = append(b, '%', hexDigits[x>>4], hexDigits[x&15])
+	}
+	return b
+}
+
+// scrape renders one of a source, of any torrents there are.
+func (r *requests) scrape(source int) []byte {
+	c := &clients[mix(uint64(source)*0x9e3779b97f4a7c15+1)%uint64(len(clients))]
+	if source >= r.honest {
+		c = &attacker
+	}
+	b := append(append(r.buf[:0], "GET "...), r.scrapePath...)
+	for i := range r.hashes {
+		sep := byte('&')
+		if i == 0 {
+			sep = '?'
+		}
+		b = appendHash(append(append(b, sep), "info_hash="...), r.anyTorrent())
+	}
+	return r.finish(b, c, source)
+}
+
+func (r *requests) anyTorrent() int { return int(r.rnd.next() >> 33 % uint64(r.torrents)) }
+
+// scrapePath is where scrapes go (BEP 48): the last part of the announce's path begins with another word.
+func scrapePath(announce string) string {
+	if i := strings.LastIndexByte(announce, '/'); strings.HasPrefix(announce[i+1:], "announce") {
+		return announce[:i+1] + "scrape" + announce[i+1+len("announce"):]
+	}
+	return announce
+}
+
+// finish writes what follows the query.
+func (r *requests) finish(b []byte, c *client, source int) []byte {
 	b = append(append(append(b, " HTTP/1.1\r\nHost: "...), r.host...), "\r\nUser-Agent: "...)
 	b = append(append(b, c.agent...), "\r\nAccept-Encoding: gzip\r\n"...)
 	if r.header != "" {
@@ -163,7 +208,7 @@ func (r *requests) announce(source int) []byte {
 
 // upgrade renders a WebSocket handshake as Chromium writes it, less what says nothing to a tracker.
 func (r *requests) upgrade(source int) []byte {
-	b := append(append(r.buf[:0], "GET / HTTP/1.1\r\nHost: "...), r.host...)
+	b := append(append(append(append(r.buf[:0], "GET "...), r.upgradePath...), " HTTP/1.1\r\nHost: "...), r.host...)
 	b = append(b, "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nOrigin: https://webtorrent.io\r\nSec-WebSocket-Version: 13\r\n"+
 		"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36\r\n"+
 		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"...)

@@ -49,7 +49,7 @@ func newTestRequests() *requests {
 	rnd := random(7)
 	sources, _ := newAddresses(netip.MustParsePrefix("10.0.0.0/8"), 2000)
 	return &requests{
-		path: "/announce", host: "127.0.0.1:6969", header: "X-Forwarded-For", torrents: 10, sources: sources, honest: 1000,
+		path: "/announce", scrapePath: "/scrape", upgradePath: "/", hashes: 10, host: "127.0.0.1:6969", header: "X-Forwarded-For", torrents: 10, sources: sources, honest: 1000,
 		rnd: &rnd, buf: make([]byte, 0, 2048),
 	}
 }
@@ -107,12 +107,51 @@ func TestAnnouncesAreValid(t *testing.T) {
 	}
 }
 
+// A scrape is one whose torrents an independent parser finds.
+func TestScrapesAreValid(t *testing.T) {
+	t.Parallel()
+	r := newTestRequests()
+	known := map[string]bool{}
+	for i := range r.torrents {
+		hash := InfoHash(i)
+		known[string(hash[:])] = true
+	}
+	for source := range 2000 {
+		req, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(r.scrape(source))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		hashes := req.URL.Query()["info_hash"]
+		if req.URL.Path != "/scrape" || len(hashes) != 10 || req.Header.Get("X-Forwarded-For") == "" {
+			t.Fatalf("source %d: %s with %d torrents", source, req.URL.Path, len(hashes))
+		}
+		if got := strings.HasPrefix(req.UserAgent(), "flood/"); got != (source >= r.honest) {
+			t.Fatalf("source %d says it is %q", source, req.UserAgent())
+		}
+		for _, h := range hashes {
+			if !known[h] {
+				t.Fatalf("%x is none of the torrents", h)
+			}
+		}
+	}
+	for announce, want := range map[string]string{
+		"/announce": "/scrape", "/x/announce": "/x/scrape", "/announce.php": "/scrape.php", "/announce/key": "/announce/key", "/a": "/a",
+	} {
+		if got := scrapePath(announce); got != want {
+			t.Errorf("%s: got %s, want %s", announce, got, want)
+		}
+	}
+}
+
 // While a flood runs nothing is allocated: a collection would be charged to the server.
 func TestRequestsAllocateNothing(t *testing.T) {
 	r := newTestRequests()
 	served := []byte(reply(servedBody))
 	key := []byte("external ip")
 	tally := newTally(Profile{{Duration: 1e9, Multiple: 1}})
+	packet := make([]byte, 0, 2048)
+	udpServed := udpAnnounceReply(0, 1, 2, 50)
+	talk, wsServed := newWSTalk(10, 5), serverFrame(`{"action":"announce","interval":1800,"complete":1}`)
 	p, err := newPoller()
 	if err != nil {
 		t.Fatal(err)
@@ -120,7 +159,17 @@ func TestRequestsAllocateNothing(t *testing.T) {
 	defer closeFD(p.fd)
 	if n := testing.AllocsPerRun(1000, func() {
 		r.announce(5)
+		r.scrape(5)
 		r.upgrade(5)
+		packet = r.udpAnnounce(packet[:0], 1, 2, 5)
+		packet = r.udpScrape(packet[:0], 1, 2, 10)
+		if u, ok := parseUDPReply(udpServed); !ok || u.judge(udpAnnounce, 0, false) != good {
+			t.Error("a reply over UDP is not good")
+		}
+		talk.announce(3, attack, 7, 8)
+		if f, ok := parseFrame(wsServed); !ok || talk.hear(-1, f) != good {
+			t.Error("a reply on a WebSocket is not good")
+		}
 		req := request{due: 5e8}
 		tally.offer(req)
 		tally.record(req, classify(served, key, false), 1e6, 2e8)

@@ -23,6 +23,7 @@ type Result struct {
 	Peak       float64 `json:"peak"` // found before; 0: not asked for
 	Profile    string  `json:"profile"`
 	Conns      int     `json:"conns"`
+	Torrents   int     `json:"torrents"`
 	ConnsOpen  int     `json:"conns_open"` // kept ones, when the flood began
 	Threads    int     `json:"threads"`
 	Honest     int     `json:"honest_sources"`
@@ -138,7 +139,7 @@ func (t *team) result(start time.Time, took time.Duration) *Result {
 	c := &t.cfg
 	r := &Result{
 		Version: ResultVersion, Name: c.Name, Target: c.Target.String(), Mode: c.Mode, Source: c.Source, Start: start, Seconds: math.Round(took.Seconds()*1e3) / 1e3,
-		Rate: c.Rate, Profile: c.Profile.String(), Conns: c.Conns, Threads: c.Threads, Honest: c.Honest, Attackers: c.Attackers,
+		Rate: c.Rate, Profile: c.Profile.String(), Conns: c.Conns, Torrents: c.Torrents, Threads: c.Threads, Honest: c.Honest, Attackers: c.Attackers,
 		GoodMS: ms(c.Good), PatienceMS: ms(max(c.Patience, 0)), TimeoutMS: ms(c.Timeout), GoodKey: c.GoodKey,
 	}
 	all := newTally(c.Profile)

@@ -15,13 +15,14 @@ import (
 
 // remote is a target's address as the kernel takes it.
 type remote struct {
+	kind   uintptr // SOCK_STREAM or SOCK_DGRAM
 	family uintptr
 	addr   unix.RawSockaddrInet6 // or the beginning of it
 	size   uintptr
 }
 
-func newRemote(a netip.AddrPort) *remote {
-	r := &remote{family: unix.AF_INET, size: unix.SizeofSockaddrInet4}
+func newRemote(a netip.AddrPort, kind uintptr) *remote {
+	r := &remote{kind: kind, family: unix.AF_INET, size: unix.SizeofSockaddrInet4}
 	port := a.Port()>>8 | a.Port()<<8 // network order
 	if a.Addr().Is4() {
 		*(*unix.RawSockaddrInet4)(unsafe.Pointer(&r.addr)) = unix.RawSockaddrInet4{Family: unix.AF_INET, Port: port, Addr: a.Addr().As4()}
@@ -35,7 +36,7 @@ func newRemote(a netip.AddrPort) *remote {
 // dial begins to connect, from an address of its own unless that is zero. On loopback the handshake is over when it returns, or
 // the server's queue is full.
 func (r *remote) dial(from [4]byte) (fd int32, errno unix.Errno) {
-	f, _, errno := unix.RawSyscall(unix.SYS_SOCKET, r.family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	f, _, errno := unix.RawSyscall(unix.SYS_SOCKET, r.family, r.kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if errno != 0 {
 		return -1, errno
 	}

@@ -15,17 +15,17 @@ func (r *Result) Print(w io.Writer) error {
 	}
 	fmt.Fprintln(w)
 	tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tab, "phase\tside\toffered/s\tsent/s\tgood/s\tlate/s\tshed/s\tfailed/s\tgood\tp50 ms\tp99 ms\tp99.9 ms\t")
+	fmt.Fprintln(tab, "phase\tside\toffered/s\tsent/s\tgood/s\tlate/s\tshed/s\tfailed/s\tgood\tp50 ms\tp90 ms\tp99 ms\tp99.9 ms\tmax ms\t")
 	for _, p := range r.Phases {
 		line := func(name string, s Side) {
 			per := func(n uint64) float64 { return float64(n) / (p.To - p.From) }
 			if r.Sockets != nil { // messages have no outcome
-				fmt.Fprintf(tab, "%g-%g s, x%g\t%s\t%.0f\t%.0f\t\t\t\t%.0f\t\t\t\t\t\n", p.From, p.To, p.Multiple, name, per(s.Offered), per(s.Sent), per(s.Failed))
+				fmt.Fprintf(tab, "%g-%g s, x%g\t%s\t%.0f\t%.0f\t\t\t\t%.0f\t\t\t\t\t\t\t\n", p.From, p.To, p.Multiple, name, per(s.Offered), per(s.Sent), per(s.Failed))
 				return
 			}
-			fmt.Fprintf(tab, "%g-%g s, x%g\t%s\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.1f %%\t%.2f\t%.2f\t%.2f\t\n", p.From, p.To, p.Multiple, name,
+			fmt.Fprintf(tab, "%g-%g s, x%g\t%s\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.1f %%\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t\n", p.From, p.To, p.Multiple, name,
 				per(s.Offered), per(s.Sent), per(s.Good), per(s.Late), per(s.Shed), per(s.Failed), 100*float64(s.Good)/float64(max(s.Offered, 1)),
-				s.P50, s.P99, s.P999)
+				s.P50, s.P90, s.P99, s.P999, s.Max)
 		}
 		if p.Honest.Offered > 0 || p.Attack.Offered == 0 {
 			line("honest", p.Honest)
@@ -52,7 +52,7 @@ func (r *Result) Print(w io.Writer) error {
 	if r.Reopened > 0 {
 		fmt.Fprintf(w, "kept connections that ended and were opened again: %d\n", r.Reopened)
 	}
-	if r.Mode == KeepAlive && r.ConnsOpen < r.Conns {
+	if (r.Mode.kept() || r.Mode.overUDP()) && r.ConnsOpen < r.Conns {
 		fmt.Fprintf(w, "only %d of %d connections could be opened before the flood\n", r.ConnsOpen, r.Conns)
 	}
 	for _, warning := range r.Warnings() {
@@ -65,18 +65,31 @@ var sideNames = [sides]string{"honest", "attack"}
 
 // Warnings say why the result may be about the generator.
 func (r *Result) Warnings() (all []string) {
+	if text, _ := r.wasBehind(); text != "" {
+		all = append(all, "the generator was behind: "+text+"; "+remedyBehind)
+	}
+	if r.LocalErrors > 0 {
+		all = append(all, r.localTrouble())
+	}
+	return all
+}
+
+const remedyBehind = "lower the rate, add threads, or stop what else runs here"
+
+// wasBehind says how late the generator was, and in which share of the requests; nothing if that was one in a thousand at most.
+func (r *Result) wasBehind() (text string, share float64) {
 	offered := uint64(0)
 	for _, p := range r.Phases {
 		offered += p.Honest.Offered + p.Attack.Offered
 	}
-	if r.Behind*1000 > offered {
-		all = append(all, fmt.Sprintf("the generator was behind: %d of %d requests left more than 5 ms late, up to %.0f ms; lower the rate or add threads and cores",
-			r.Behind, offered, r.BehindMost))
+	if r.Behind*1000 <= offered {
+		return "", 0
 	}
-	if r.LocalErrors > 0 {
-		all = append(all, fmt.Sprintf("%d sockets could not be made here: %s", r.LocalErrors, r.LocalError))
-	}
-	return all
+	return fmt.Sprintf("%d of %d requests left more than 5 ms late, up to %.0f ms", r.Behind, offered, r.BehindMost), float64(r.Behind) / float64(max(offered, 1))
+}
+
+func (r *Result) localTrouble() string {
+	return fmt.Sprintf("%d sockets could not be made here: %s", r.LocalErrors, r.LocalError)
 }
 
 // Progress is how a flood stands.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +29,18 @@ func ParseTarget(s string) (target netip.AddrPort, path string, err error) {
 		return netip.AddrPort{}, "", fmt.Errorf("flood: target %q: must be ADDRESS:PORT of this machine, as 127.0.0.1:6969", s)
 	}
 	return netip.AddrPortFrom(target.Addr().Unmap(), target.Port()), path, nil
+}
+
+// ParseURL is ParseTarget of a URL with one of the schemes, or with none.
+func ParseURL(s string, schemes ...string) (target netip.AddrPort, path string, err error) {
+	rest := s
+	if scheme, after, found := strings.Cut(s, "://"); found {
+		if !slices.Contains(schemes, scheme) {
+			return netip.AddrPort{}, "", fmt.Errorf("flood: target %q: must begin with %s://", s, strings.Join(schemes, ":// or "))
+		}
+		rest = "http://" + after // which ParseTarget takes off, and nothing else
+	}
+	return ParseTarget(rest)
 }
 
 // checkTarget refuses whatever is not surely of this machine: loopback, private addresses of this network namespace, and private

@@ -56,6 +56,36 @@ func TestTargetsOfOthersAreRefused(t *testing.T) {
 	}
 }
 
+func TestParseURL(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		in      string
+		schemes []string
+		target  string // or what the error says
+		path    string
+	}{
+		{"http://127.0.0.1:6969/announce", []string{"http"}, "127.0.0.1:6969", "/announce"},
+		{"127.0.0.1:6969", []string{"http"}, "127.0.0.1:6969", ""},
+		{"localhost:6969/announce/key", []string{"http"}, "127.0.0.1:6969", "/announce/key"},
+		{"ws://127.0.0.1:6969", []string{"ws", "http"}, "127.0.0.1:6969", ""},
+		{"http://[::1]:6969/", []string{"ws", "http"}, "[::1]:6969", "/"},
+		{"udp://127.0.0.1:6969/announce", []string{"udp"}, "127.0.0.1:6969", "/announce"},
+		{"http://127.0.0.1:6969", []string{"udp"}, "must begin with udp://", ""},
+		{"wss://127.0.0.1:6969", []string{"ws", "http"}, "must begin with ws:// or http://", ""},
+		{"udp://127.0.0.1", []string{"udp"}, "must be ADDRESS:PORT", ""},
+		{"udp://http://127.0.0.1:1", []string{"udp"}, "must be ADDRESS:PORT", ""},
+		{"", []string{"udp"}, "must be ADDRESS:PORT", ""},
+	} {
+		target, path, err := ParseURL(c.in, c.schemes...)
+		switch {
+		case err != nil && !strings.Contains(err.Error(), c.target):
+			t.Errorf("%q: got %v, want %q", c.in, err, c.target)
+		case err == nil && (target.String() != c.target || path != c.path):
+			t.Errorf("%q: got %s and %q, want %s and %q", c.in, target, path, c.target, c.path)
+		}
+	}
+}
+
 func TestConfigsThatMakeNoSense(t *testing.T) {
 	t.Parallel()
 	target, _, err := ParseTarget("127.0.0.1:6969")
@@ -63,8 +93,12 @@ func TestConfigsThatMakeNoSense(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, c := range map[string]Config{
-		"mode":              {Mode: "udp"},
+		"mode":              {Mode: "quic"},
 		"source":            {Source: "spoofed"},
+		"no headers":        {Rate: 1, Mode: UDP, Source: SourceHeader},
+		"hashes":            {Rate: 1, Mode: Scrape, Hashes: 75},
+		"scrapes":           {Rate: 1, Mode: UDP, Scrapes: 1.5},
+		"over WebSockets":   {Rate: 1, Mode: WSAnnounce, Torrents: 1001},
 		"rate is 0":         {},
 		"rate":              {Rate: -1},
 		"conns":             {Rate: 1, Conns: 1e9},

@@ -48,25 +48,26 @@ const (
 // worker is one thread.
 type worker struct {
 	*team
-	id       int
-	plan     schedule
-	tally    tally
-	poller   *poller
-	engine   engine
-	ws       *wsEngine // the engine, if it is that
-	requests requests
-	key      []byte // Config.GoodKey
-	rnd      random
-	shares   []uint64 // of attack requests in each phase, of 2^32
-	queues   [sides]ring[request]
-	split    bool // the sides have connections of their own
-	base     time.Time
-	told     [liveCount]uint64
-	toldAt   int64
-	cpu      time.Duration
-	opened   int        // connections, when the flood began
-	dialErr  unix.Errno // the last
-	err      error
+	id            int
+	plan          schedule
+	tally         tally
+	poller        *poller
+	engine        engine
+	ws            *wsEngine // the engine, if it is that
+	requests      requests
+	key           []byte // Config.GoodKey
+	rnd           random
+	shares        []uint64 // of attack requests in each phase, of 2^32
+	queues        [sides]ring[request]
+	split         bool // the sides have connections of their own
+	base          time.Time
+	told          [liveCount]uint64
+	toldAt        int64
+	cpu           time.Duration
+	opened        int        // connections, when the flood began
+	dialErr       unix.Errno // the last
+	upgradeStatus int        // of the last WebSocket handshake that was refused
+	err           error
 }
 
 const (
@@ -106,7 +107,10 @@ func newWorker(t *team, id int) *worker {
 	sources, _ := newAddresses(c.Bind, c.Honest+c.Attackers) // checked by complete
 	w.requests = requests{
 		path: c.Path, host: c.Target.String(), torrents: c.Torrents, randomIDs: c.RandomPeerIDs, close: c.Mode == Close,
-		sources: sources, honest: c.Honest, rnd: &w.rnd, buf: make([]byte, 0, 2048),
+		sources: sources, honest: c.Honest, rnd: &w.rnd, buf: make([]byte, 0, 2048+80*c.Hashes), scrapePath: scrapePath(c.Path), hashes: c.Hashes,
+	}
+	if w.requests.upgradePath = "/"; c.Mode == WSAnnounce {
+		w.requests.upgradePath = c.Path
 	}
 	if c.Source == SourceHeader {
 		w.requests.header = c.Header
@@ -179,10 +183,13 @@ func (w *worker) prepare() (err error) {
 	if w.poller, err = newPoller(); err != nil {
 		return err
 	}
-	if w.cfg.Mode.onSockets() {
+	switch {
+	case w.cfg.Mode.onSockets():
 		w.ws = newWSEngine(w)
 		w.engine = w.ws
-	} else {
+	case w.cfg.Mode.overUDP():
+		w.engine = newUDPEngine(w)
+	default:
 		w.engine = newHTTPEngine(w)
 	}
 	w.base = time.Now()
@@ -192,8 +199,8 @@ func (w *worker) prepare() (err error) {
 		if w.opened = n; n == want || w.stop.Load() {
 			return nil
 		}
-		if n == 0 && (now > openWithin || now > refusedFor && w.dialErr != 0) {
-			return fmt.Errorf("connect to %s: none of %d connections was opened in %s: %w", w.cfg.Target, want, time.Duration(now).Round(time.Second), w.dialErr)
+		if n == 0 && (now > openWithin || now > refusedFor && (w.dialErr != 0 || w.upgradeStatus != 0)) {
+			return w.noneOpened(want, time.Duration(now).Round(time.Second))
 		}
 		if now > openWithin {
 			return nil // a target that takes no more is worth a flood too
@@ -203,6 +210,17 @@ func (w *worker) prepare() (err error) {
 			return err
 		}
 	}
+}
+
+// noneOpened says why there is nothing to flood.
+func (w *worker) noneOpened(want int, in time.Duration) error {
+	switch {
+	case w.upgradeStatus != 0:
+		return fmt.Errorf("connect to %s: none of %d WebSockets was opened in %s: handshakes are answered with status %d", w.cfg.Target, want, in, w.upgradeStatus)
+	case w.dialErr == 0:
+		return fmt.Errorf("connect to %s: none of %d connections was answered in %s", w.cfg.Target, want, in)
+	}
+	return fmt.Errorf("connect to %s: none of %d connections was opened in %s: %w", w.cfg.Target, want, in, w.dialErr)
 }
 
 func (w *worker) now() int64 { return int64(time.Since(w.base)) }

@@ -76,7 +76,7 @@ func newWSEngine(w *worker) *wsEngine {
 	c := &w.cfg
 	n := perWorker(c.Conns, w.id, c.Threads)
 	e := &wsEngine{
-		worker: w, to: newRemote(c.Target), sockets: make([]socket, n), usable: newRing[int32](n), reopen: newRing[int32](n),
+		worker: w, to: newRemote(c.Target, unix.SOCK_STREAM), sockets: make([]socket, n), usable: newRing[int32](n), reopen: newRing[int32](n),
 		scratch: make([]byte, 64<<10), hello: newAnnounce(0, 0),
 	}
 	e.Wanted = n

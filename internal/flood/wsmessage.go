@@ -103,6 +103,14 @@ func (m *wsMessage) of(peer, turn uint32) []byte {
 	return m.bytes
 }
 
+// program changes what the peer id begins with.
+func (m *wsMessage) program(id string) {
+	at := m.peerAt - len("-WW0205-abcd")
+	for i := range len(id) {
+		m.bytes[at+i] = id[i] ^ wsMask[(at+i-m.header)&3]
+	}
+}
+
 func (m *wsMessage) digits(at int, v uint32) {
 	for i := at + wsDigits - 1; i >= at; i-- {
 		m.bytes[i] = (hexDigits[v&15]) ^ wsMask[(i-m.header)&3]

@@ -15,14 +15,18 @@ import (
 )
 
 type benchCmd struct {
-	Flood benchFloodCmd `cmd:"" help:"Flood a tracker on this machine, open loop, and report what it still served."`
-	Plot  benchPlotCmd  `cmd:"" help:"Draw the results of several floods side by side."`
+	Announce benchAnnounceCmd `cmd:"" help:"Announce over HTTP at a steady rate; with --vs at two trackers in turn, and compare."`
+	Scrape   benchScrapeCmd   `cmd:"" help:"The same with scrapes of several torrents."`
+	WS       benchWSCmd       `cmd:"" name:"ws" help:"The same over WebSockets, as WebTorrent does."`
+	UDP      benchUDPCmd      `cmd:"" name:"udp" help:"The same over UDP, announces and scrapes."`
+	Flood    benchFloodCmd    `cmd:"" help:"Flood a tracker on this machine, in phases and ways of one's own, and report what it still served."`
+	Plot     benchPlotCmd     `cmd:"" help:"Draw the results of several floods side by side."`
 }
 
 type benchFloodCmd struct {
 	Target string `arg:"" help:"ADDRESS:PORT, with or without http:// and a path. Loopback, or a private address of this machine."`
 
-	Mode     string        `default:"keepalive" enum:"keepalive,close,ws-handshake,ws-message,ws-offers,ws-slow" help:"${enum}."`
+	Mode     string        `default:"keepalive" enum:"keepalive,close,scrape,udp,udp-connect,ws-announce,ws-handshake,ws-message,ws-offers,ws-slow" help:"${enum}."`
 	Rate     float64       `help:"Requests a second where the profile says 1."`
 	FindPeak bool          `help:"Find what the target serves at most, for 5 s, and take that as --rate."`
 	Profile  string        `default:"10s@1" help:"Phases: how long, @, how many times the rate, and /share of attack requests if it is not --share."`
@@ -32,7 +36,7 @@ type benchFloodCmd struct {
 	Good     time.Duration `default:"200ms" help:"A reply is good within this time of when its request was due."`
 	Patience time.Duration `default:"200ms" help:"What a request waits for a connection; then it is unsent. Below 0: not at all."`
 	Timeout  time.Duration `default:"5s" help:"A connection without a reply is given up after this."`
-	GoodKey  string        `default:"external ip" help:"Key that served replies have and shed ones have not; for other trackers: interval."`
+	GoodKey  string        `placeholder:"KEY" help:"Key that served replies have and shed ones have not. Default: external ip, of scrapes files; for announces at other trackers: complete."`
 
 	Source        string  `default:"real" enum:"real,header" help:"real: each connection has an address of its own; header: it is in --header, as behind a proxy."`
 	Header        string  `default:"X-Forwarded-For" help:"For --source=header."`
@@ -42,7 +46,9 @@ type benchFloodCmd struct {
 	Share         float64 `default:"0.9" help:"Of attack requests, if there are attackers."`
 	RandomPeerIDs bool    `name:"random-peer-ids" help:"Attackers have a new peer id for each request."`
 	Torrents      int     `default:"1000" help:"How many are announced."`
-	Offers        int     `help:"Of a WebSocket announce. 0: 5 to 10."`
+	Offers        int     `help:"Of a WebSocket announce. 0: 5 to 10; with ws-announce none."`
+	Hashes        int     `default:"10" help:"Torrents of a scrape."`
+	Scrapes       float64 `help:"Share of scrapes over UDP."`
 
 	Name string `help:"Of the run, for reports."`
 	JSON string `type:"path" placeholder:"FILE" help:"Write the result there."`
@@ -66,7 +72,10 @@ func (c *benchFloodCmd) Run(p *program) error {
 	if err != nil {
 		return err
 	}
-	cfg.Progress = progressLine(p)
+	line := newProgressLine(p)
+	cfg.Progress = func(now flood.Progress) {
+		line.show(now, fmt.Sprintf("x%g", now.Phase.Multiple), now.At, now.Total)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	peak := 0.0
@@ -79,11 +88,11 @@ func (c *benchFloodCmd) Run(p *program) error {
 		fmt.Fprintf(p.stderr, "peak: %.0f requests/s\n", peak)
 	}
 	r, err := flood.Run(ctx, cfg)
+	line.end()
 	if err != nil {
 		return err
 	}
 	r.Peak = peak
-	fmt.Fprintln(p.stderr)
 	return errors.Join(r.Print(p.stdout), c.write(r))
 }
 
@@ -103,6 +112,7 @@ func (c *benchFloodCmd) config() (flood.Config, error) {
 		Name: c.Name, Target: target, Path: path, Mode: flood.Mode(c.Mode), Rate: c.Rate, Profile: profile, Conns: c.Conns, Threads: c.Threads, Cores: c.Cores,
 		Good: c.Good, Patience: c.Patience, Timeout: c.Timeout, GoodKey: c.GoodKey, Source: c.Source, Header: c.Header, Honest: c.Honest,
 		Attackers: c.Attackers, Share: c.Share, RandomPeerIDs: c.RandomPeerIDs, Torrents: c.Torrents, Offers: c.Offers,
+		Hashes: c.Hashes, Scrapes: c.Scrapes,
 	}
 	if cfg.Patience == 0 {
 		cfg.Patience = -1
@@ -133,24 +143,6 @@ func (c *benchFloodCmd) write(r *flood.Result) error {
 		err = errors.Join(err, os.WriteFile(c.SVG, flood.SVG(r), 0o644))
 	}
 	return err
-}
-
-// progressLine rewrites one line of a terminal; anything else gets a line every ten seconds.
-func progressLine(p *program) func(flood.Progress) {
-	f, ok := p.stderr.(*os.File)
-	terminal := false
-	if ok {
-		info, err := f.Stat()
-		terminal = err == nil && info.Mode()&os.ModeCharDevice != 0
-	}
-	n := 0
-	return func(now flood.Progress) {
-		if terminal {
-			fmt.Fprintf(p.stderr, "\r\x1b[K%s", now)
-		} else if n++; n%10 == 0 {
-			fmt.Fprintln(p.stderr, now)
-		}
-	}
 }
 
 type benchPlotCmd struct {

@@ -4,11 +4,19 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.1
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME = 30s
 FLOODS = /tmp/floods
+PEERS = /tmp/peers
 
-.PHONY: build test clients lint vuln bench bench-flood fuzz fmt
+.PHONY: build deb test clients lint vuln bench bench-flood bench-peers fuzz fmt
 
 build:
 	CGO_ENABLED=0 go build -trimpath ./cmd/spillway
+
+# A Debian package beside the Makefile: make deb VERSION=1.2.3 GOARCH=arm64. What git does not know the version of sorts before any release.
+VERSION = 0~git$(shell git log -1 --format=%cd.%h --date=format:%Y%m%d%H%M)
+deb: export GOARCH := $(or $(GOARCH),$(shell go env GOARCH))
+deb:
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && CGO_ENABLED=0 go build -trimpath -o "$$dir/spillway" ./cmd/spillway && \
+	deploy/debian/build "$(VERSION)" "$$GOARCH" "$$dir/spillway" .
 
 # Twice: with the race detector, then as users run it, with the tests it would disturb (allocations) and the real clients.
 test: clients lint vuln
@@ -36,6 +44,10 @@ bench:
 # Floods of the real program, with shedding and without, and of opentracker: an hour, on a machine that does nothing else.
 bench-flood:
 	go test -run='^$$' -bench='^BenchmarkFlood' -timeout=3h ./internal/bench -flood.out=$(FLOODS) -flood.length=10s -flood.patience=20ms
+
+# Other trackers beside this one, those that .ci/install-peers has installed: within 8 minutes, on a machine that does nothing else.
+bench-peers:
+	go test -run='^$$' -bench='^BenchmarkPeers$$' -benchtime=1x -timeout=30m ./internal/bench -peers.out=$(PEERS) -rounds=5 -turn=1s
 
 # Each fuzz target in turn, FUZZTIME each.
 fuzz:

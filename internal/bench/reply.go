@@ -11,6 +11,7 @@ var errShort = errors.New("reply is not complete")
 
 var (
 	statusOK      = []byte("HTTP/1.1 200 ")
+	endOfLine     = []byte("\r\n")
 	endOfHead     = []byte("\r\n\r\n")
 	contentLength = []byte("\r\nContent-Length: ")
 	failureReason = []byte("14:failure reason")
@@ -46,6 +47,10 @@ func parseReply(b []byte) (body []byte, err error) {
 	}
 	if len(body) > length {
 		return nil, fmt.Errorf("%d bytes follow the reply: %q", len(body)-length, b)
+	}
+	if bytes.HasSuffix(body, endOfLine) { // as aquatic_http does
+		length -= len(endOfLine)
+		body = body[:length]
 	}
 	if length < 2 || body[0] != 'd' || body[length-1] != 'e' || bytes.Contains(body[:min(length, 32)], failureReason) {
 		return nil, fmt.Errorf("not a served announce: %q", body)

@@ -100,7 +100,8 @@ func fillUDP(tb testing.TB, load udpLoad, s server) {
 	if err != nil {
 		tb.Fatalf("fill %s: %v", s.name, err)
 	}
-	if len(n.Body) != 20+6*numWant || binary.BigEndian.Uint32(n.Body[12:]) != smallSwarm {
+	// aquatic_udp does not count who asks.
+	if len(n.Body) != 20+6*numWant || smallSwarm-binary.BigEndian.Uint32(n.Body[12:]) > 1 {
 		tb.Fatalf("fill %s: got %d bytes, %d leechers", s.name, len(n.Body), binary.BigEndian.Uint32(n.Body[12:]))
 	}
 }

@@ -213,7 +213,8 @@ func (c *wsClient) replied(i int) error {
 // the servers.
 var (
 	wsOffer   = []byte(`{"action":"announce","offer":`)
-	wsReplies = [][]byte{[]byte(`{"action":"announce","interval":`), []byte(`{"complete":`)} // spillway's, bittorrent-tracker's
+	wsAquatic = []byte(`{"action":"announce","peer_id":`)                                                                                 // aquatic_ws's offer
+	wsReplies = [][]byte{[]byte(`{"action":"announce","interval":`), []byte(`{"complete":`), []byte(`{"action":"announce","info_hash":`)} // spillway's, bittorrent-tracker's, aquatic_ws's
 )
 
 // maxClassified is more than the header and the bytes that tell.
@@ -239,9 +240,9 @@ func (c *wsClient) frame(k *wsConn, b []byte) (replies int, err error) {
 		case opcode == 9: // ping
 		case opcode != 1:
 			return replies, fmt.Errorf("got a frame of type %d: %q", opcode, payload[:min(length, len(payload))])
-		case bytes.HasPrefix(payload, wsOffer):
+		case bytes.HasPrefix(payload, wsOffer) || bytes.HasPrefix(payload, wsAquatic):
 			c.delivered++
-		case bytes.HasPrefix(payload, wsReplies[0]) || bytes.HasPrefix(payload, wsReplies[1]):
+		case bytes.HasPrefix(payload, wsReplies[0]) || bytes.HasPrefix(payload, wsReplies[1]) || bytes.HasPrefix(payload, wsReplies[2]):
 			replies++
 		default:
 			return replies, fmt.Errorf("neither a reply nor an offer: %q", payload[:min(length, len(payload))])

@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"bufio"
 	"errors"
 	"net"
 	"os"
@@ -108,11 +109,10 @@ func TestNothingIsLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cmd.Process.Kill()
-	b := make([]byte, 200)
-	n, err := out.Read(b)
-	pids := strings.Fields(string(b[:n]))
+	line, err := bufio.NewReader(out).ReadString('\n')
+	pids := strings.Fields(line)
 	if err != nil || len(pids) < 2 || pids[0] != "pids" {
-		t.Fatalf("the victim said %q, %v", b[:n], err)
+		t.Fatalf("the victim said %q, %v", line, err)
 	}
 	if got := links(); got != before {
 		t.Errorf("a lab's links are on the machine: %s; before: %s", got, before)

@@ -25,12 +25,15 @@ const readyWithin = 10 * time.Second
 
 // NewTracker starts program, a spillway, as the lab's backend, with more flags if there are any. Its files are in dir.
 func (l *Lab) NewTracker(program, dir string, flags ...string) (*Tracker, error) {
-	t := &Tracker{lab: l, program: program, dir: dir}
-	t.args = append([]string{program, "serve", "--data_dir=" + dir, "--http.listen=:" + strconv.Itoa(BackendPort), "--admin.listen=", "--log.level=warn",
+	t := &Tracker{lab: l, program: program, dir: dir, args: trackerArgs(program, dir, append([]string{"--admin.listen="}, flags...))}
+	return t, t.start()
+}
+
+func trackerArgs(program, dir string, flags []string) []string {
+	return append([]string{program, "serve", "--data_dir=" + dir, "--http.listen=:" + strconv.Itoa(BackendPort), "--log.level=warn",
 		"--store.snapshot.every=0s",
 		// The CDN and the relay say who a client is; without that, a relay which masquerades would be one client.
 		"--http.trusted_proxies=10.0.0.0/8,198.18.0.0/15,fc00::/7"}, flags...)
-	return t, t.start()
 }
 
 // start returns when the tracker answers.

@@ -218,9 +218,9 @@ const (
 	niceTracker = -16
 )
 
-// hasten is for the calling thread, and what it starts.
+// hasten is for the calling thread, and what it starts. Root of a user namespace may not go before others: there all are equal.
 func hasten(nice int) error {
-	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, nice); err != nil {
+	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, nice); err != nil && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("raise priority: %w", err)
 	}
 	return nil

@@ -24,7 +24,7 @@ type crowd struct {
 	free     []int32
 	open     list          // attempts in flight, the oldest first
 	holds    queue[later]  // those of them that wait before they ask
-	repeats  queue[later]  // failed ones, to be made again
+	repeats  agenda        // failed ones, to be made again
 	keptOnes []int32       // places of kept connections
 	asks     int           // of them, by turns
 	flying   int           // attempts without an outcome
@@ -33,6 +33,7 @@ type crowd struct {
 	source   uint16        // of the last
 	due      float64       // of the next, seconds since the start
 	request  []byte        // of an attempt
+	written  []byte        // the last of Load.Request
 	again    []byte        // on a kept connection
 	keep     int           // how many
 	atOnce   int           // of a closed loop
@@ -46,6 +47,7 @@ type later struct {
 	place      int32
 	generation int32
 	try        uint8
+	who        uint32
 }
 
 // queue is first in, first out.
@@ -88,6 +90,7 @@ type place struct {
 	prev, next int32 // in open
 	state      placeState
 	try        uint8
+	who        uint32
 	at         time.Duration // began
 	since      time.Duration // of the state
 }
@@ -231,7 +234,7 @@ func (c *crowd) openKept() error {
 			opening = now
 			// Those that were refused are opened again.
 			for ; begun-len(c.tally.Ends) < min(c.keep, c.settled+atOnce); begun++ {
-				if errno := c.begin(now, keptOpening, 0); errno != 0 {
+				if errno := c.begin(now, keptOpening, 0, 0); errno != 0 {
 					return fmt.Errorf("connect to %s: %w", c.Target, errno)
 				}
 			}
@@ -251,7 +254,7 @@ func (c *crowd) openKept() error {
 // beginDue makes the attempts whose time has come: fresh ones, and repeats.
 func (c *crowd) beginDue(now time.Duration) {
 	if c.AtOnce > 0 {
-		for c.flying < c.atOnce && c.begin(now, connecting, 0) == 0 {
+		for c.flying < c.atOnce && c.begin(now, connecting, 0, c.next()) == 0 {
 		}
 		return
 	}
@@ -263,18 +266,23 @@ func (c *crowd) beginDue(now time.Duration) {
 		if now.Seconds()-c.due > behindAfter.Seconds() {
 			c.tally.Behind++
 		}
-		c.begin(now, connecting, 0)
+		c.begin(now, connecting, 0, c.next())
 		c.due += 1 / rate
 	}
-	for c.repeats.len() > 0 && c.repeats.first().at <= now {
-		c.begin(now, connecting, c.repeats.pop().try)
+	for len(c.repeats) > 0 && c.repeats[0].at <= now {
+		r := c.repeats.pop()
+		c.begin(now, connecting, r.try, r.who)
 	}
 }
 
+// next is the client whose turn it is to come.
+func (c *crowd) next() uint32 { return uint32(c.came.Add(1) - 1) }
+
 // begin connects from the next source.
-func (c *crowd) begin(now time.Duration, state placeState, try uint8) unix.Errno {
+func (c *crowd) begin(now time.Duration, state placeState, try uint8, who uint32) unix.Errno {
+	c.begun.Add(1)
 	if len(c.free) == 0 {
-		c.judge(now, now, try, Local)
+		c.judge(now, now, try, who, Local)
 		return unix.EMFILE
 	}
 	c.source = c.source%uint16(c.Sources) + 1
@@ -284,13 +292,13 @@ func (c *crowd) begin(now time.Duration, state placeState, try uint8) unix.Errno
 		if state == keptOpening {
 			return errno
 		}
-		c.judge(now, now, try, connectOutcome(errno))
+		c.judge(now, now, try, who, connectOutcome(errno))
 		return errno
 	}
 	i := c.free[len(c.free)-1]
 	c.free = c.free[:len(c.free)-1]
 	p := &c.places[i]
-	p.fd, p.state, p.try, p.at, p.since = fd, state, try, now, now
+	p.fd, p.state, p.try, p.who, p.at, p.since = fd, state, try, who, now, now
 	if state != keptOpening {
 		c.flying++
 		c.open.push(c.places, i)

@@ -65,7 +65,12 @@ func (c *crowd) ask(now time.Duration) {
 
 func (c *crowd) send(i int32, now time.Duration) {
 	p := &c.places[i]
-	if n, errno := send(p.fd, c.request); errno != 0 || n < len(c.request) {
+	request := c.request
+	if c.Request != nil {
+		request = c.Request(c.written[:0], p.who)
+		c.written = request
+	}
+	if n, errno := send(p.fd, request); errno != 0 || n < len(request) {
 		c.finish(i, Reset, now)
 		return
 	}
@@ -80,6 +85,8 @@ func (c *crowd) read(i int32, now time.Duration) {
 	case errno == unix.EAGAIN:
 	case errno != 0 || n == 0:
 		c.finish(i, Reset, now)
+	case c.Judge != nil:
+		c.finish(i, c.Judge(c.scratch[:n]), now)
 	default:
 		c.finish(i, classify(c.scratch[:n]), now)
 	}
@@ -135,11 +142,11 @@ const keptLookEach = 20 * time.Millisecond
 // finish ends an attempt.
 func (c *crowd) finish(i int32, o Outcome, now time.Duration) {
 	p := &c.places[i]
-	at, try := p.at, p.try
+	at, try, who := p.at, p.try, p.who
 	c.flying--
 	c.open.remove(c.places, i)
 	c.release(i)
-	c.judge(at, now, try, o)
+	c.judge(at, now, try, who, o)
 }
 
 func (c *crowd) release(i int32) {
@@ -151,12 +158,19 @@ func (c *crowd) release(i int32) {
 }
 
 // judge writes an attempt down, and has it repeated if it failed.
-func (c *crowd) judge(at, now time.Duration, try uint8, o Outcome) {
+func (c *crowd) judge(at, now time.Duration, try uint8, who uint32, o Outcome) {
 	c.tally.Attempts = append(c.tally.Attempts, Attempt{At: at, Took: now - at, Outcome: o, Try: try})
 	c.ended[o].Add(1)
-	if o.Failed() && int(try) < c.Tries && !c.stop.Load() {
-		c.repeats.push(later{at: now + c.Again, try: try + 1})
+	if !o.Failed() || c.stop.Load() {
+		return
 	}
+	after := c.Again
+	if c.Retry != nil {
+		after = c.Retry(who, int(try)+1)
+	} else if int(try) >= c.Tries {
+		return
+	}
+	c.repeats.push(later{at: now + after, try: min(try, maxTry-1) + 1, who: who})
 }
 
 // askKept has kept connections ask by turns, each once in KeptAsk.

@@ -25,6 +25,13 @@ type Load struct {
 
 	MaxOpen int // open at once; 15,000. What does not fit is counted as local
 
+	// Clients of different kinds, numbered as they come. The functions are called on the crowd's threads; nil: all are alike.
+	Request func(dst []byte, who uint32) []byte       // appends what client who says
+	Judge   func(reply []byte) Outcome                // of a reply
+	Retry   func(who uint32, fails int) time.Duration // after which who, who has failed so many times, tries again; for ever
+
+	came   atomic.Uint64 // clients
+	begun  atomic.Uint64 // attempts
 	rate   atomic.Uint64 // a thousandth of a connection a second
 	wait   atomic.Int64  // of Stop
 	stop   atomic.Bool
@@ -114,6 +121,9 @@ func (l *Load) Ended() (n [outcomes]uint64) {
 	}
 	return n
 }
+
+// Begun counts the attempts so far.
+func (l *Load) Begun() uint64 { return l.begun.Load() }
 
 // Stop begins no more, gives those under way some time, and returns what was written down. What has no outcome even then has timed
 // out, after the time it had.

@@ -26,6 +26,7 @@ func (s *server) newStore() error {
 		Redis:            redis,
 		NodeID:           s.cluster.ID(),
 		Alive:            func(id [4]byte) bool { return s.cluster.Alive(id) },
+		Dead:             func(id [4]byte) bool { return s.cluster.Dead(id) },
 		Wait:             time.Duration(cfg.Redis.Wait),
 		Sample:           2 * s.cfg.Tracker.NumWant.Max,
 		MaxPeersPerSwarm: cfg.Memory.MaxPeersPerSwarm,

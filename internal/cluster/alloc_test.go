@@ -8,7 +8,7 @@ import "testing"
 func TestSendAllocatesNothing(t *testing.T) {
 	n := newNode(t, Config{})
 	n.up.Store(true)
-	n.alive.Store(&map[ID]struct{}{{1}: {}})
+	n.alive.Store(&map[ID]bool{{1}: true})
 	message := make([]byte, 3000)
 	n.out.buf = make([]byte, 0, 1<<20)
 	if got := testing.AllocsPerRun(1000, func() {

@@ -55,6 +55,7 @@ func (n *Node) runBeat(ctx context.Context) {
 	ticker := time.NewTicker(beatEvery)
 	defer ticker.Stop()
 	heard := time.Now()
+	unbroken := heard // since when each beat has been heard before others could be taken for dead
 	failing := false
 	for beats := 0; ; beats++ {
 		err := n.beat(ctx)
@@ -62,7 +63,12 @@ func (n *Node) runBeat(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err == nil:
-			heard = time.Now()
+			now := time.Now()
+			if now.Sub(heard) > lifetime/2 {
+				unbroken = now // others may have found Redis gone as long, and not been able to say that they live
+			}
+			heard = now
+			n.sure.Store(now.Sub(unbroken) > lifetime && len(n.Peers()) < maxNodes)
 			if failing || beats == 0 {
 				n.log.Info("in touch with the other nodes", "nodes", len(n.Peers()), "id", n.id.String())
 			}
@@ -78,7 +84,8 @@ func (n *Node) runBeat(ctx context.Context) {
 				n.link.Reload(ctx)
 			}
 			if time.Since(heard) > lifetime { // they may be dead as well
-				n.alive.Store(&map[ID]struct{}{})
+				n.sure.Store(false)
+				n.alive.Store(&map[ID]bool{})
 				n.peers.Store(&[]Peer{})
 			}
 		}
@@ -110,12 +117,11 @@ func (n *Node) beat(ctx context.Context) error {
 	took := time.Since(began)
 	n.metrics.beatSeconds.Store(int64(took))
 	n.skewNs.Store(r.nowUs*1e3 - began.Add(took/2).UnixNano())
-	alive := make(map[ID]struct{}, len(r.peers))
+	alive := make(map[ID]bool, len(r.peers))
 	for i := range r.peers {
 		p := &r.peers[i]
-		p.Self = p.ID == n.id
-		if p.listening && !p.Self {
-			alive[p.ID] = struct{}{}
+		if p.Self = p.ID == n.id; !p.Self {
+			alive[p.ID] = p.listening
 		}
 	}
 	peers := make([]Peer, 0, len(r.peers))

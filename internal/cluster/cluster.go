@@ -90,9 +90,10 @@ type Node struct {
 	orders  orders
 	metrics counters
 
-	listening atomic.Bool // others' messages reach us
-	up        atomic.Bool // Redis takes ours
-	alive     atomic.Pointer[map[ID]struct{}]
+	listening atomic.Bool                 // others' messages reach us
+	up        atomic.Bool                 // Redis takes ours
+	alive     atomic.Pointer[map[ID]bool] // the other nodes that were heard of; true: it hears others
+	sure      atomic.Bool                 // that there are no more
 	peers     atomic.Pointer[[]Peer]
 	skewNs    atomic.Int64  // how far Redis's clock is ahead of ours
 	beatNow   chan struct{} // holds one
@@ -104,7 +105,7 @@ func New(cfg Config, log *slog.Logger) (n *Node, problem error) {
 	cfg.defaults()
 	n = &Node{cfg: cfg, log: log, link: newLink(cfg.Redis), beatNow: make(chan struct{}, 1)}
 	_, _ = rand.Read(n.id[:])
-	n.alive.Store(&map[ID]struct{}{})
+	n.alive.Store(&map[ID]bool{})
 	n.peers.Store(&[]Peer{})
 	n.out.woken = make(chan struct{}, 1)
 	n.in.payloads = make(chan string, maxInboxLen)
@@ -117,8 +118,17 @@ func (n *Node) ID() ID { return n.id }
 // Alive tells whether a message to the node would reach it, as far as is known: Redis answers, and it was heard of in the last 3 s.
 // It allocates nothing and waits for nobody.
 func (n *Node) Alive(id ID) bool {
-	_, ok := (*n.alive.Load())[id]
-	return ok && n.up.Load()
+	return (*n.alive.Load())[id] && n.up.Load()
+}
+
+// Dead tells whether the node is known to be gone: this one has heard without a break for 3 s who lives, in which any that does has
+// said so, and that one has not. What is not Alive need not be Dead. It allocates nothing and waits for nobody.
+func (n *Node) Dead(id ID) bool {
+	if id == n.id || !n.sure.Load() {
+		return false
+	}
+	_, heard := (*n.alive.Load())[id]
+	return !heard
 }
 
 // Run keeps in touch until ctx ends. Then it tells the others that this node is gone.

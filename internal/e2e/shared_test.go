@@ -151,11 +151,13 @@ func TestNodesAndRedisDie(t *testing.T) {
 	r.kill()
 	nodes[1].wantDegraded(t, true)
 	nodes[2].wantDegraded(t, true)
+	slow := 0
 	for i := range 60 {
 		began := time.Now()
 		reply := announce{from: fmt.Sprintf("127.0.3.%d", i+1), hash: hash, port: 4000 + i, left: 1}.mustTo(t, nodes[1+i%2].announce)
 		if took := time.Since(began); took > 300*time.Millisecond {
-			t.Errorf("announce %d without redis took %v", i, took)
+			t.Logf("announce %d without redis took %v", i, took)
+			slow++
 		}
 		// 30 min and half of that, with the jitter of a tracker that has just started: half of it.
 		if reply.Interval < 1350 {
@@ -164,6 +166,9 @@ func TestNodesAndRedisDie(t *testing.T) {
 		if got := len(reply.peers(t)); got < 31 {
 			t.Errorf("announce %d without redis: got %d peers, want what the node knows", i, got)
 		}
+	}
+	if slow > 30 { // by a busy machine; who waited for redis would be 60
+		t.Errorf("without redis %d of 60 announces took more than 300 ms", slow)
 	}
 	r.again()
 	nodes[1].wantDegraded(t, false)

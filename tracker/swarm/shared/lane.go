@@ -130,7 +130,7 @@ func (l *lane) done(v *view, reply string, at time.Time, tick int64) error {
 		err = errForeign
 	} else if v.asked == needNothing {
 		_, err = known(reply)
-	} else if err = v.fill(reply, tick); err == nil {
+	} else if err = v.fill(reply, l.store.cfg.Dead); err == nil {
 		v.countsAt = at.UnixNano()
 		if v.asked == needPeers {
 			v.peersAt = v.countsAt

@@ -131,7 +131,7 @@ func FuzzFill(f *testing.F) {
 		if all {
 			v.asked = needPeers
 		}
-		if err := v.fill(s, 1); err != nil {
+		if err := v.fill(s, nil); err != nil {
 			if !errors.Is(err, errReply) {
 				t.Errorf("error %v", err)
 			}

@@ -1,7 +1,8 @@
 -- One call records what a node has heard of some swarms, and tells it what is known of them.
 --
 -- KEYS: swarms. ARGV: the tick (4 s of Unix time), the most peers a swarm may have, a random number below 2^31, and for each
--- swarm the most peers to tell of one list (0: only whether it was known, -1: counts alone) and the announces, packed.
+-- swarm the most peers to tell of one list (0: only whether it was known; below 0: so many of WebSockets, and counts of the rest: who
+-- counts those has to see whose they are) and the announces, packed.
 -- Returns a string for each swarm; an empty one is a key that holds something else.
 --
 -- A swarm is one hash. Field m is its head; the peers are in six lists (IPv4, IPv6 and WebSocket; leechers, seeders), a list in
@@ -260,11 +261,13 @@ local function swarm(want, announces)
 
   for l = 1, 6 do
     local parts = {}
-    if want > 0 and n[l] > 0 then
+    local size = want
+    if want < 0 and l > 4 then size = -want end
+    if size > 0 and n[l] > 0 then
       local have, take = b[l], b[l]
-      if n[l] > want then take = math.min(have, math.ceil(want * have / n[l])) end
+      if n[l] > size then take = math.min(have, math.ceil(size * have / n[l])) end
       -- A list that was big and whose peers have gone has more buckets than peers, for a while: its sample is then smaller.
-      take = math.min(take, floor(want / SPARSE) + 8)
+      take = math.min(take, floor(size / SPARSE) + 8)
       for j = 0, take - 1 do
         -- Spread over all buckets: those that have split are half as full as those that have not, and lie side by side.
         local s = load(l, (dice + floor(j * have / take)) % have)

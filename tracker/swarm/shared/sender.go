@@ -293,7 +293,7 @@ func (s *Store) command(ctx context.Context, name, what string, jobs []job, tick
 		case needPeers:
 			want = s.sample
 		case needCounts:
-			want = "-1"
+			want = "-" + s.sample
 		}
 		args = append(args, want, jobs[i].ops)
 	}

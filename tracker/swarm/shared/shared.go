@@ -54,9 +54,11 @@ type Config struct {
 	RefillRate     int   // peers a second that are announced again after Redis lost them; default 20,000
 
 	// NodeID names this node's WebSocket peers among all nodes'; zero: one of chance. Alive tells whether a peer of another node can
-	// be reached: the others are counted, and told to nobody. Nil: none can. It is called under a lane's lock, and must not wait.
+	// be reached: the others are told to nobody. Nil: none can. Dead tells whether that node is known to be gone for good: its peers are
+	// not counted either. Nil: none is. Both are called under a lane's lock, and must not wait.
 	NodeID [nodeBytes]byte
 	Alive  func(node [nodeBytes]byte) bool
+	Dead   func(node [nodeBytes]byte) bool
 
 	// Now is the clock, for tests that turn it. Nil means time.Now.
 	Now func() time.Time

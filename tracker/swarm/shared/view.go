@@ -184,8 +184,9 @@ func known(reply string) (bool, error) {
 }
 
 // fill takes over a reply that was asked for counts or peers: known, downloaded, partial seeds, then for each list how many peers
-// it has, how many bytes follow, and so many bytes of peers. On an error the view is as it was.
-func (v *view) fill(reply string, tick int64) error {
+// it has, how many bytes follow, and so many bytes of peers; with counts alone those of WebSockets come all the same. On an error the
+// view is as it was. Peers of nodes that are dead (nil: none is) are left out, and out of the counts.
+func (v *view) fill(reply string, dead func(node [nodeBytes]byte) bool) error {
 	if _, err := known(reply); err != nil {
 		return err
 	}
@@ -218,7 +219,7 @@ func (v *view) fill(reply string, tick int64) error {
 	}
 	v.downloaded, v.paused = downloaded, paused
 	for l := range lists {
-		if v.asked == needPeers {
+		if v.asked == needPeers || l/2 == familyWeb {
 			v.lists[l] = append(v.lists[l][:0], told[l]...)
 			if cap(v.lists[l]) > 4*len(v.lists[l])+64 {
 				v.lists[l] = append([]byte(nil), told[l]...)
@@ -229,6 +230,23 @@ func (v *view) fill(reply string, tick int64) error {
 			v.lists[l] = v.lists[l][:(have-1)*widthOf(l)]
 		}
 		v.unseen[l] = total[l] - uint32(len(v.lists[l])/widthOf(l))
+		if l/2 == familyWeb && dead != nil {
+			v.forget(l, dead)
+		}
 	}
 	return nil
+}
+
+// forget takes those of dead nodes out of list l. Of peers it has not seen there are as many as among those it has.
+func (v *view) forget(l int, dead func(node [nodeBytes]byte) bool) {
+	width := widthOf(l)
+	had := len(v.lists[l]) / width
+	for at := len(v.lists[l]) - width; at >= 0; at -= width {
+		if dead([nodeBytes]byte(v.lists[l][at:])) {
+			v.remove(l, at)
+		}
+	}
+	if have := len(v.lists[l]) / width; have < had {
+		v.unseen[l] = uint32(uint64(v.unseen[l]) * uint64(have) / uint64(had))
+	}
 }

@@ -80,3 +80,43 @@ func TestWebPeersOfOtherNodes(t *testing.T) { // not parallel: it counts allocat
 		t.Errorf("all other leechers: got %d and %d, want %d and %d", own, others, each*2/3-1, each*2/3)
 	}
 }
+
+// Peers of a dead node are not counted: exactly, where the whole list is known; of a sample, as many of the rest as of it. Neither do
+// scrapes count them, which fetch no other peers.
+func TestGhostsAreNotCounted(t *testing.T) {
+	t.Parallel()
+	dead := func(n [nodeBytes]byte) bool { return n[0] == 'd' }
+	var told [lists][]byte
+	list := listOf(familyWeb, false)
+	meta := metaOf(time.Now(), time.Hour, false)
+	for i := range 40 { // a quarter are ghosts, some of them paused
+		end := make([]byte, nodeBytes+8)
+		end[0], end[nodeBytes] = 'f', byte(i)
+		m := meta
+		if i%4 == 0 {
+			end[0] = 'd'
+		}
+		if i%8 == 0 {
+			m |= metaPaused
+		}
+		told[list] = binary.LittleEndian.AppendUint16(append(told[list], end...), m)
+	}
+	for _, c := range []struct {
+		asked             need
+		total, want       uint32
+		paused, downloads uint32
+	}{{needPeers, 40, 30, 5, 30}, {needCounts, 40, 30, 5, 30}, {needPeers, 4000, 3000, 5, 3000}, {needCounts, 4000, 3000, 5, 3000}} {
+		v := &view{asked: c.asked}
+		var totals [lists]uint32
+		totals[list], totals[0] = c.total, 7
+		if err := v.fill(reply(0, c.paused, totals, told), dead); err != nil {
+			t.Fatal(err)
+		}
+		if got := v.counts(); got.Incomplete != c.want+7 || got.Downloaders != c.downloads+7 {
+			t.Errorf("%+v: got %+v", c, got)
+		}
+		if err := v.fill(reply(0, c.paused, totals, told), nil); err != nil || v.counts().Incomplete != c.total+7 {
+			t.Errorf("%+v, while nobody is known to be dead: got %+v, %v", c, v.counts(), err)
+		}
+	}
+}

@@ -7,7 +7,7 @@ import (
 
 // secret tells a key whose value is for nobody but the program.
 func (k key) secret() bool {
-	return strings.HasSuffix(k.name, ".token") || strings.HasSuffix(k.name, ".password")
+	return strings.HasSuffix(k.name, "token") || strings.HasSuffix(k.name, "password")
 }
 
 // Exposed names the secrets that stand in src's file while everybody on this machine can read it. Its group may: that is how

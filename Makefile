@@ -15,7 +15,7 @@ build:
 VERSION = 0~git$(shell git log -1 --format=%cd.%h --date=format:%Y%m%d%H%M)
 deb: export GOARCH := $(or $(GOARCH),$(shell go env GOARCH))
 deb:
-	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && CGO_ENABLED=0 go build -trimpath -o "$$dir/spillway" ./cmd/spillway && \
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o "$$dir/spillway" ./cmd/spillway && \
 	deploy/debian/build "$(VERSION)" "$$GOARCH" "$$dir/spillway" .
 
 # Twice: with the race detector, then as users run it, with the tests it would disturb (allocations) and the real clients.

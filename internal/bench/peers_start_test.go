@@ -36,7 +36,7 @@ func allPeers() []peer {
 		},
 		{name: "aquatic_udp", speaks: []protocol{overUDP}, version: aquaticVersion("aquatic_udp"), start: startAquatic("aquatic_udp")},
 		// The two bytes after its dictionaries are no bencoding to the generator of floods, so it is not flooded.
-		{name: "aquatic_http", speaks: []protocol{httpKept, httpClose}, version: aquaticVersion("aquatic_http"), start: startAquatic("aquatic_http")},
+		{name: "aquatic_http", speaks: []protocol{httpKept, httpClose}, most: 100_000, version: aquaticVersion("aquatic_http"), start: startAquatic("aquatic_http")},
 		{name: "aquatic_ws", speaks: []protocol{overWS}, version: aquaticVersion("aquatic_ws"), start: startAquatic("aquatic_ws")},
 		{
 			name: "bittorrent-tracker", speaks: []protocol{httpKept, httpClose, overUDP, overWS}, goodKey: "interval", most: 100_000,

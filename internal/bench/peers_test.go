@@ -128,7 +128,18 @@ func peersSpeed(b *testing.B, over protocol, peers []peer) {
 				load = Load{NumWant: numWant, Conns: 64, KeepAlive: true, Peers: smallSwarm, Core: client}
 			}
 			fill(b, load, s)
-			measures = append(measures, func(s server) sample { return measure(b, load, s) })
+			measures = append(measures, func(s server) sample {
+				// On a busy machine ours may find itself overloaded, and refuse: that turn is no measure.
+				for range 3 {
+					if got, err := tryMeasure(b, load, s); err == nil {
+						return got
+					} else {
+						peersTable.say("%s: this turn again: %v", s.name, err)
+						time.Sleep(peersRest)
+					}
+				}
+				return measure(b, load, s)
+			})
 		case overUDP:
 			load := udpLoad{NumWant: numWant, Window: 128, Peers: smallSwarm, Core: client}
 			fillUDP(b, load, s)

@@ -29,8 +29,12 @@ type cli struct {
 	Ctl     ctlCmd     `cmd:"" help:"Ask and steer a running one: status, switches, blocks, limits; top shows it live."`
 	Bench   benchCmd   `cmd:"" help:"Flood a tracker on this machine, and plot what became of it."`
 	Drill   drillCmd   `cmd:"" help:"Play an incident on this machine, with and without protection, and report."`
-	Config  configCmd  `cmd:"" help:"Print or check a configuration."`
+	Config  configCmd  `cmd:"" help:"Print or check a configuration, or make one of another tracker's."`
 	Version versionCmd `cmd:"" help:"Print the version."`
+
+	Man        manCmd           `cmd:"" help:"Print a manual page, or write all of them."`
+	Completion completionCmd    `cmd:"" help:"Print a script that completes command lines in bash, zsh or fish."`
+	Complete   completeWordsCmd `cmd:"" name:"complete-words" hidden:"" help:"What that script asks."`
 }
 
 // program is what a command gets to work with.
@@ -42,9 +46,8 @@ type program struct {
 
 const description = `Spillway is a BitTorrent tracker, and the relay in front of it.
 
-"spillway serve" starts one, with no configuration needed; it logs the announce URL to paste into torrents.
-"spillway ctl status" asks a running one how it fares, "spillway ctl ws off --for 10m" switches WebSockets off.
-"spillway relay --relay.backends=10.66.0.2:6969" forwards to one, and refuses at once while it is dead.`
+"spillway serve" starts one, with no configuration needed. "spillway ctl" asks and steers a running one. "spillway relay" goes on the machine in front. ` +
+	`"spillway COMMAND --help" has the rest, and examples.`
 
 func main() { os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)) }
 
@@ -52,16 +55,7 @@ func main() { os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)) }
 // makes no sense, or what a command says.
 func run(args, environ []string, stdout, stderr io.Writer) int {
 	var c cli
-	parser, err := kong.New(&c,
-		kong.Name("spillway"),
-		kong.Description(description),
-		kong.Writers(stdout, stderr),
-		kong.ConfigureHelp(kong.HelpOptions{NoExpandSubcommands: true, WrapUpperBound: 120}),
-		kong.PostBuild(showDefaults),
-	)
-	if err != nil {
-		panic("BUG: " + err.Error())
-	}
+	parser := newParser(&c, stdout, stderr)
 	ctx, err := parser.Parse(args)
 	if err != nil {
 		complain(stderr, err)
@@ -82,6 +76,22 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 		return 1
 	}
 	return 0
+}
+
+// newParser reads command lines into c.
+func newParser(c *cli, stdout, stderr io.Writer) *kong.Kong {
+	parser, err := kong.New(c,
+		kong.Name("spillway"),
+		kong.Description(description),
+		kong.Writers(stdout, stderr),
+		kong.ConfigureHelp(kong.HelpOptions{NoExpandSubcommands: true, WrapUpperBound: 120}),
+		kong.Help(helpWithExamples),
+		kong.PostBuild(showDefaults),
+	)
+	if err != nil {
+		panic("BUG: " + err.Error())
+	}
+	return parser
 }
 
 // exitCode is an answer of a command that is no error, such as ctl status --exit-code gives.

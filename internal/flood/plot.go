@@ -106,7 +106,7 @@ func columnsSVG(runs []*Result, from, to int) []byte {
 			b.WriteString("</g>\n")
 		}
 	}
-	legend(&b, height-10, runs)
+	legend(&b, height-10, runs[from:to])
 	b.WriteString("</svg>\n")
 	return b.Bytes()
 }
@@ -237,16 +237,19 @@ func (c *chart) path(b *bytes.Buffer, l line, x, y func(float64) float64) {
 
 func legend(b *bytes.Buffer, y float64, runs []*Result) {
 	x := marginLeft - 20 // all of it fits below one column
-	names := []struct{ class, label string }{{"offered", "offered"}, {"good", "good"}, {"late", "late"}, {"shed", "shed"}, {"failed", "failed"},
-		{"p50", "p50"}, {"p99", "p99"}}
+	type name struct{ class, label string }
+	names := []name{{"offered", "offered"}, {"good", "good"}, {"late", "late"}, {"shed", "shed"}, {"failed", "failed"}, {"p50", "p50"}, {"p99", "p99"}}
 	for _, run := range runs {
-		if run.Sockets != nil {
-			names[1].label = "good/sent" // messages have no outcome
+		if run.Sockets != nil { // messages have no outcome
+			names[1].label = "good; messages: sent"
 		}
+	}
+	if len(runs) == 1 && runs[0].Sockets != nil {
+		names = []name{{"offered", "offered"}, {"good", "sent"}, {"failed", "failed"}}
 	}
 	for _, n := range names {
 		fmt.Fprintf(b, `<path class="%s" d="M%g %gh18"/><text x="%g" y="%g">%s</text>`+"\n", n.class, x, y-4, x+23, y, n.label)
-		x += 30 + 6*float64(len(n.label))
+		x += 34 + 6.2*float64(len(n.label))
 	}
 }
 

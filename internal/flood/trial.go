@@ -243,6 +243,7 @@ var metrics = []struct {
 	of     func(p *PhaseResult) float64
 }{
 	{"good_per_second", true, func(p *PhaseResult) float64 { return p.GoodRate(p.Honest) }},
+	{"good_percent", true, func(p *PhaseResult) float64 { return p.Honest.percent(p.Honest.Good) }},
 	{"p50_ms", false, func(p *PhaseResult) float64 { return p.Honest.ServedP50 }},
 	{"p90_ms", false, func(p *PhaseResult) float64 { return p.Honest.ServedP90 }},
 	{"p99_ms", false, func(p *PhaseResult) float64 { return p.Honest.ServedP99 }},

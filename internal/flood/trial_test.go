@@ -80,6 +80,10 @@ func TestVerdict(t *testing.T) {
 			[]string{"A and B answer all announces that are asked in time, 1,000 a second; a higher --rate shows which gives way first.", "B's p99 is not told apart from A's: 1.00x"},
 			"of all that was asked",
 		},
+		{
+			"too few rounds", [][2]int{{500, 100}, {500, 100}}, [][2]int{{1000, 1}, {1000, 1}},
+			[]string{"The rounds do not tell A and B apart", "B's p99 is not told apart"}, "B answers",
+		},
 		{"A serves nothing", [][2]int{{0, 10}, {0, 10}, {0, 10}}, [][2]int{{1000, 10}, {1000, 10}, {1000, 10}}, []string{"A answered no announces in time"}, "x ("},
 		{
 			"one tracker", [][2]int{{1000, 10}, {1000, 30}, {1000, 20}}, nil,
@@ -104,10 +108,11 @@ func TestTrialWarnsOfTheGenerator(t *testing.T) {
 	trial.RunsB[1].Behind, trial.RunsB[1].BehindMost = 200, 44
 	trial.RunsA[0].Mode, trial.RunsA[0].ConnsOpen = WSAnnounce, 1
 	trial.conclude()
-	said := strings.Join(trial.Warnings, "\n")
+	said := strings.Join(append(trial.Warnings, trial.Verdict...), "\n")
 	for _, want := range []string{
 		"late in 1 of 4 rounds", "worst in B round 2: 200 of 1000 requests left more than 5 ms late, up to 44 ms; lower the rate",
 		"A round 1: only 1 of 2 connections were open", "raise --connections to 125", "raise --rounds to 3",
+		"Of the p99 nothing can be said: the generator was late with up to 20 %",
 	} {
 		if !strings.Contains(said, want) {
 			t.Errorf("got\n%s\nwant in it: %s", said, want)

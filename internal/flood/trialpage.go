@@ -214,7 +214,7 @@ func (t *Trial) ratioSVG(b *bytes.Buffer) {
 		shown = append(shown, m)
 		most = max(most, math.Abs(math.Log2(m.Ratio.Min)), math.Abs(math.Log2(m.Ratio.Max)))
 	}
-	const row, left, right = 26.0, 88.0, 24.0
+	const row, left, right = 26.0, 106.0, 24.0
 	const wide = columnWidth - left - right
 	height := rowTop + row*float64(len(shown)) + 24
 	beginSVG(b, columnWidth, height)

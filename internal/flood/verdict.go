@@ -9,8 +9,12 @@ import (
 	"text/tabwriter"
 )
 
-// apart tells whether every round has B on the same side of A, by a hundredth at least.
-func (s *Spread) apart() bool { return s.Min >= 1.01 || s.Max <= 0.99 }
+// apart tells whether every round has B on the same side of A, by a hundredth at least. Fewer rounds than enoughRounds say nothing.
+func (t *Trial) apart(s *Spread) bool {
+	return t.Rounds >= enoughRounds && (s.Min >= 1.01 || s.Max <= 0.99)
+}
+
+const enoughRounds = 3
 
 // text is 1.31x (1.25-1.38).
 func (s *Spread) text() string { return fmt.Sprintf("%.2fx (%.2f-%.2f)", s.Median, s.Min, s.Max) }
@@ -24,23 +28,29 @@ func (t *Trial) judge() []string {
 	good := t.metric("good_per_second")
 	asked := t.RunsA[0].Phases[0]
 	offered := asked.GoodRate(Side{Good: asked.Honest.Offered})
-	allOf := func(s *Spread) bool { return s.Median >= 0.999*offered }
+	answered := t.metric("good_percent")
 	against := fmt.Sprintf("%s against %s a second of %s asked", count(good.B.Median), count(good.A.Median), count(offered))
 	switch {
 	case good.Ratio == nil:
 		all = append(all, fmt.Sprintf("A answered no %s in time in some round; B: %s a second.", t.What, count(good.B.Median)))
-	case good.Ratio.apart():
+	case t.apart(good.Ratio):
 		all = append(all, fmt.Sprintf("B answers %s of A's %s in time: %s.", good.Ratio.text(), t.What, against))
-	case allOf(&good.A) && allOf(good.B):
+	case answered.A.Median >= 99.9 && answered.B.Median >= 99.9:
 		all = append(all, fmt.Sprintf("A and B answer all %s that are asked in time, %s a second; a higher --rate shows which gives way first.", t.What, count(offered)))
 	default:
 		all = append(all, fmt.Sprintf("The rounds do not tell A and B apart by what they answer in time: B has %s of A's %s, %s.", good.Ratio.text(), t.What, against))
 	}
-	for _, name := range []string{"p99_ms", "p50_ms"} {
-		m, label := t.metric(name), strings.TrimSuffix(name, "_ms")
+	late := t.worstBehind()
+	for _, p := range []struct {
+		name string
+		rest float64 // of the requests, which are above it
+	}{{"p99_ms", 0.01}, {"p50_ms", 0.5}} {
+		m, label := t.metric(p.name), strings.TrimSuffix(p.name, "_ms")
 		switch {
 		case m.Ratio == nil:
-		case m.Ratio.apart():
+		case late > p.rest/2:
+			all = append(all, fmt.Sprintf("Of the %s nothing can be said: the generator was late with up to %.2g %% of a round's requests.", label, 100*late))
+		case t.apart(m.Ratio):
 			all = append(all, fmt.Sprintf("B's %s is %s of A's: %s against %s.", label, m.Ratio.text(), latency(m.B.Median), latency(m.A.Median)))
 		default:
 			all = append(all, fmt.Sprintf("B's %s is not told apart from A's: %s, %s against %s.", label, m.Ratio.text(), latency(m.B.Median), latency(m.A.Median)))
@@ -54,11 +64,22 @@ func (t *Trial) judge() []string {
 	return all
 }
 
+// worstBehind is the largest share of a round's requests with which the generator was late.
+func (t *Trial) worstBehind() (worst float64) {
+	for _, runs := range [][]*Result{t.RunsA, t.RunsB} {
+		for _, r := range runs {
+			_, share := r.wasBehind()
+			worst = max(worst, share)
+		}
+	}
+	return worst
+}
+
 func (t *Trial) judgeOne() []string {
 	p := t.RunsA[0].Phases[0]
 	offered := p.GoodRate(Side{Good: p.Honest.Offered})
 	good := t.metric("good_per_second").A
-	share := 100 * good.Median / max(offered, 1e-9)
+	share := t.metric("good_percent").A.Median
 	all := []string{fmt.Sprintf("It answers %s of %s %s a second in time (%.1f %%); half of them within %s, 99 %% within %s, 99.9 %% within %s, all within %s.",
 		count(good.Median), count(offered), t.What, share, latency(t.metric("p50_ms").A.Median), latency(t.metric("p99_ms").A.Median),
 		latency(t.metric("p999_ms").A.Median), latency(t.metric("max_ms").A.Median))}
@@ -143,8 +164,8 @@ func (t *Trial) warn() []string {
 		all = append(all, fmt.Sprintf("each WebSocket announces %.0f times a second; Spillway drops what is above ws.rate (10): raise --connections to %.0f", each,
 			math.Ceil(r.Rate/wsEachAtMost)))
 	}
-	if t.B != nil && t.Rounds < 3 {
-		all = append(all, fmt.Sprintf("%d round of each says little: raise --rounds to 3 or more", t.Rounds))
+	if t.B != nil && t.Rounds < enoughRounds {
+		all = append(all, fmt.Sprintf("too few rounds to tell A and B apart (%d of each): raise --rounds to %d or more", t.Rounds, enoughRounds))
 	}
 	return all
 }
@@ -175,6 +196,8 @@ func latency(ms float64) string {
 // figure writes a metric's value in its own unit.
 func (m *Metric) figure(v float64) string {
 	switch {
+	case strings.HasSuffix(m.Name, "_ms") && v >= 100:
+		return count(v)
 	case strings.HasSuffix(m.Name, "_ms"):
 		return fmt.Sprintf("%.3g", v)
 	case strings.HasSuffix(m.Name, "_percent"):

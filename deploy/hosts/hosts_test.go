@@ -75,6 +75,21 @@ func TestHostFilesAgree(t *testing.T) {
 	}
 }
 
+// The firewall lets in whom the tracker believes.
+func TestCDNsRangesAreTheTrackers(t *testing.T) {
+	t.Parallel()
+	ranges := func(text string) []string {
+		text = regexp.MustCompile(`(?m)^#.*$`).ReplaceAllString(text, "")
+		found := regexp.MustCompile(`[0-9a-f:.]+/\d+`).FindAllString(text, -1)
+		slices.Sort(found)
+		return found
+	}
+	got, want := ranges(read(t, "firewall/cdn-only.nft")), ranges(read(t, "../tracker/cloudflare.txt"))
+	if len(want) < 10 || !slices.Equal(got, want) {
+		t.Errorf("firewall/cdn-only.nft has the ranges %v, tracker/cloudflare.txt %v", got, want)
+	}
+}
+
 // read gives a file of deploy, or beside it.
 func read(t *testing.T, name string) string {
 	t.Helper()

@@ -165,6 +165,19 @@ func (r reference) works(t *testing.T, firewall string, relay func() string) {
 			t.Errorf("%s from outside: curl's exit code is %s, want %s", at, got, want)
 		}
 	}
+	// For the CDN alone: others are refused, whatever the backend would say, and the CDN is served.
+	r.relay.write(t, "/run/cdn-only", read(t, "firewall/cdn-only.nft"))
+	r.relay.run(t, "nft -f /run/cdn-only; nft -f /run/cdn-only")
+	for at, got := range r.client.answers(t, "203.0.113.10:80", "[2001:db8:2::10]:443") {
+		if got != refused {
+			t.Errorf("%s from outside the CDN: curl's exit code is %s, want %s", at, got, refused)
+		}
+	}
+	r.client.run(t, "ip addr add 173.245.48.1/32 dev lo")
+	r.internet.run(t, "ip route add 173.245.48.1 via 198.51.100.9")
+	r.client.run(t, "curl -sSf -m 10 --interface 173.245.48.1 http://203.0.113.10/healthz")
+	r.relay.run(t, "nft delete table inet spillway_cdn")
+
 	// What is dead is refused, at once, by the relay's kernel; ufw and nftables must not swallow that.
 	r.backend.run(t, "pkill -x spillway")
 	eventually(t, "refusal of a dead backend", func() error {

@@ -181,19 +181,19 @@ func (k kernel) set(name, old, value string) (Change, error) {
 
 // saving is a state on disk while keys are written.
 type saving struct {
-	path  string
-	state state
-	lock  *os.File
-	dirty bool
+	path   string
+	state  state
+	unlock func()
+	dirty  bool
 }
 
 // save has the values of todo on disk before it returns, unless they are there already. After an error saving does nothing.
 func (k kernel) save(path string, todo []Reading) (*saving, error) {
-	lock, err := lockDir(path)
+	unlock, err := lockDir(path)
 	if err != nil {
 		return &saving{}, err
 	}
-	s := &saving{path: path, lock: lock, state: here(k.root)}
+	s := &saving{path: path, unlock: unlock, state: here(k.root)}
 	fail := func(err error) (*saving, error) {
 		s.close()
 		return &saving{}, err
@@ -234,8 +234,8 @@ func (s *saving) update() error {
 }
 
 func (s *saving) close() {
-	if s.lock != nil {
-		_ = s.lock.Close()
+	if s.unlock != nil {
+		s.unlock()
 	}
 }
 
@@ -247,10 +247,10 @@ func Revert(root, stateFile string) (restored []Change, problems []error) {
 }
 
 func (k kernel) revert(stateFile string) (restored []Change, problems []error) {
-	lock, err := lockDir(stateFile)
+	unlock, err := lockDir(stateFile)
 	var s state
 	if err == nil {
-		defer lock.Close()
+		defer unlock()
 		s, err = readState(stateFile)
 	}
 	switch {

@@ -312,11 +312,11 @@ func TestTwoDoNotApplyAtOnce(t *testing.T) {
 	root, stateFile, keys := fake(t)
 	_, problems := Apply(root, stateFile, keys)
 	wantNoProblems(t, problems)
-	lock, err := lockDir(stateFile)
+	unlock, err := lockDir(stateFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer lock.Close()
+	defer unlock()
 	if restored, problems := Revert(root, stateFile); len(restored) > 0 || len(problems) != 1 || !strings.Contains(problems[0].Error(), "try again") {
 		t.Errorf("restored %v, problems %v", restored, problems)
 	}

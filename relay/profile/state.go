@@ -158,8 +158,9 @@ func syncDir(dir string) error {
 
 var errBusy = errors.New("another spillway is applying or reverting the profile; try again")
 
-// lockDir keeps another process from applying or reverting at the same time, until the file returned is closed.
-func lockDir(path string) (*os.File, error) {
+// lockDir keeps another process from applying or reverting at the same time, until unlock. A process that was just forked has the
+// directory open as well, so that closing it would not be enough.
+func lockDir(path string) (unlock func(), err error) {
 	d, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return nil, err
@@ -171,7 +172,10 @@ func lockDir(path string) (*os.File, error) {
 		}
 		return nil, err
 	}
-	return d, nil
+	return func() {
+		_ = unix.Flock(int(d.Fd()), unix.LOCK_UN)
+		_ = d.Close()
+	}, nil
 }
 
 // follows tells the keys that the kernel changes with forwarding, an interface's each.

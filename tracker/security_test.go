@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -136,6 +137,41 @@ func TestNothingOfARequestComesBackInAHeader(t *testing.T) {
 		for name, values := range r.Header {
 			if text := strings.ToLower(name + strings.Join(values, " ")); strings.Contains(text, "forged") || strings.HasPrefix(text, "access-control") {
 				t.Errorf("%s: got the header %s: %q", path, name, values)
+			}
+		}
+	}
+}
+
+// A request that a proxy in front may read as another length than we do is refused, or is the last of its connection: else what follows it
+// would be answered to somebody else's question.
+func TestRequestsOfTwoReadings(t *testing.T) {
+	t.Parallel()
+	s := hostile(t, impatient)
+	const next = "GET /healthz HTTP/1.1\r\nHost: smuggled.example\r\n\r\n"
+	for _, head := range []string{
+		"Content-Length: 47\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"Transfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n0\r\n\r\n",
+		"Transfer-Encoding: xchunked\r\nContent-Length: 0\r\n\r\n",
+		"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+		"Transfer\x00-Encoding: chunked\r\n\r\n",
+		"Content-Length: 0\r\nContent-Length: 42\r\n\r\n",
+		"Content-Length: 42\r\nContent-Length: 0\r\n\r\n",
+		"Content-Length: 0, 42\r\n\r\n",
+		"Content-Length: +0\r\n\r\n",
+		"Content-Length : 42\r\n\r\n",
+		"X: y\rContent-Length: 42\r\n\r\n",
+		"Transfer-Encoding: chunked\r\n\r\n0x0\r\n\r\n",
+		"Transfer-Encoding: chunked\r\n\r\n0;a=b\nc\r\n\r\n",
+	} {
+		for _, line := range []string{"POST / HTTP/1.1", "GET /announce HTTP/1.1"} {
+			c := s.dial()
+			sent := make(chan struct{})
+			go func() { defer close(sent); io.WriteString(c.Conn, line+"\r\nHost: x\r\n"+head+next) }()
+			all, _ := io.ReadAll(c.r)
+			c.Close()
+			<-sent
+			if n := strings.Count(string(all), "HTTP/1.1 "); n > 1 || strings.Contains(string(all), "\r\n\r\nok\n") {
+				t.Errorf("%s %q: got %d answers: %q", line, head, n, all)
 			}
 		}
 	}

@@ -103,10 +103,10 @@ func (h *host) command(ctx context.Context, script string) *exec.Cmd {
 	return cmd
 }
 
-// try runs a script to its end, a minute at most, and returns all it printed.
+// try runs a script to its end, three minutes at most, and returns all it printed.
 func (h *host) try(t *testing.T, script string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	var out bytes.Buffer
 	cmd := h.command(ctx, script)

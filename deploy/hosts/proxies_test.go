@@ -59,7 +59,7 @@ func TestProxies(t *testing.T) {
 			eventually(t, "tracker up", func() error { return errIfNot(strings.Contains(tracker(), "msg=serving"), tracker()) })
 			host.serve(t, tc.name, tc.run)
 			eventually(t, "proxy up", func() error {
-				out, err := client.try(t, "curl -sS -m 5 -f http://198.51.100.1/healthz")
+				out, err := client.try(t, "curl -sS -m 20 -f http://198.51.100.1/healthz")
 				return errIfNot(err == nil, out)
 			})
 
@@ -71,9 +71,9 @@ func TestProxies(t *testing.T) {
 			}
 			for i, url := range urls {
 				n := string(rune('1' + i))
-				client.run(t, "curl -sS -m 5 -k -g -H 'X-Forwarded-For: 203.0.113.99' '"+url+"/announce?"+hash+n+"&left=1&port=688"+n+"'")
+				client.run(t, "curl -sS -m 20 -k -g -H 'X-Forwarded-For: 203.0.113.99' '"+url+"/announce?"+hash+n+"&left=1&port=688"+n+"'")
 			}
-			out := client.run(t, "curl -sS -m 5 'http://198.51.100.1/announce?"+hash+"9&left=0&port=6889'")
+			out := client.run(t, "curl -sS -m 20 'http://198.51.100.1/announce?"+hash+"9&left=0&port=6889'")
 			for _, want := range []string{"12:198.51.100.9", "13:2001:db8:1::9"} {
 				if !strings.Contains(out, want) {
 					t.Errorf("announce: got %q, want a peer at %s", out, want)
@@ -85,18 +85,18 @@ func TestProxies(t *testing.T) {
 
 			// A WebSocket passes, on any path; curl leaves it open until its time is over.
 			for _, url := range urls {
-				out, _ := client.try(t, "curl -s -k -g -i -m 2 --http1.1 -H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Sec-WebSocket-Version: 13' "+
-					"-H 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==' "+url+"/any/path")
-				if !strings.HasPrefix(out, "HTTP/1.1 101") {
-					t.Errorf("WebSocket at %s: got %q, want 101", url, out)
-				}
+				eventually(t, "WebSocket at "+url, func() error {
+					out, _ := client.try(t, "curl -s -k -g -i -m 2 --http1.1 -H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Sec-WebSocket-Version: 13' "+
+						"-H 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==' "+url+"/any/path")
+					return errIfNot(strings.HasPrefix(out, "HTTP/1.1 101"), out)
+				})
 			}
 
 			// Fifty clients one after the other share the proxy's connections, where it knows what a request is. In TIME_WAIT are the last
 			// minute's.
 			count := "ss -Htan state established state time-wait state close-wait state fin-wait-1 state fin-wait-2 dst 127.0.0.1:6969 | wc -l"
 			before := number(host.run(t, count))
-			client.run(t, "for i in $(seq 50); do curl -sS -m 5 -o /dev/null http://198.51.100.1/healthz; done")
+			client.run(t, "for i in $(seq 50); do curl -sS -m 20 -o /dev/null http://198.51.100.1/healthz; done")
 			if n := number(host.run(t, count)) - before; n > tc.most {
 				t.Errorf("50 requests took %d connections to the tracker, want at most %d", n, tc.most)
 			}
@@ -104,7 +104,7 @@ func TestProxies(t *testing.T) {
 			// A dead tracker is told: by a page where the proxy can make one, by an end of the connection else.
 			host.run(t, "kill -TERM $(pidof spillway)")
 			eventually(t, "refusal", func() error {
-				out, err := client.try(t, "curl -s -m 5 -o /dev/null -w '%{http_code}' http://198.51.100.1/healthz")
+				out, err := client.try(t, "curl -s -m 20 -o /dev/null -w '%{http_code}' http://198.51.100.1/healthz")
 				late := err != nil && strings.HasSuffix(err.Error(), " "+silence)
 				return errIfNot(!late && (strings.HasPrefix(out, "50") || out == "000"), out)
 			})

@@ -246,6 +246,9 @@ func (f *udpFlooder) fillAll(peers, torrents int) error {
 		n, err := f.receive()
 		for i := range n {
 			r := f.replies[i][:f.in[i].n]
+			if len(r) == 16 && r[3] == 0 {
+				continue // a connect's, late
+			}
 			if len(r) < 8 || r[3] != 1 {
 				return n, fmt.Errorf("not a served announce: %q", r)
 			}

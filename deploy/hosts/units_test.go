@@ -4,11 +4,15 @@ package hosts_test
 
 import (
 	"bufio"
+	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // unit is what a service file says: for each key all its values, in order.
@@ -113,6 +117,48 @@ func TestUnitsForbidNothingNeeded(t *testing.T) {
 			h.run(t, tc.use)
 			h.run(t, `kill -TERM $(pidof spillway); for i in $(seq 300); do pidof spillway >/dev/null || exit 0; sleep 0.1; done; exit 1`)
 			u.judge(t, h.run(t, "cat /run/trace"), regexp.MustCompile(tc.writes))
+		})
+	}
+}
+
+// Each program tells systemd what the unit's Type= and WatchdogSec= wait for: that it is ready, that it lives, and that it stops.
+func TestUnitsAreNotified(t *testing.T) {
+	t.Parallel()
+	for _, command := range []string{"serve", "relay --relay.mode=kernel --relay.backends=10.66.0.2:6969", "relay --relay.mode=proxy --relay.backends=127.0.0.1:9"} {
+		t.Run(command, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, "host")
+			f, err := os.CreateTemp(filepath.Dir(spillway), "notify")
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.Close()
+			os.Remove(f.Name())
+			systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: f.Name(), Net: "unixgram"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer systemd.Close()
+			h.serve(t, "program", "NOTIFY_SOCKET=/run/bin/"+filepath.Base(f.Name())+" WATCHDOG_USEC=200000 STATE_DIRECTORY=/run/state exec /run/bin/spillway "+command)
+			lives := 0
+			for _, want := range []string{"READY=1", "WATCHDOG=1", "WATCHDOG=1", "WATCHDOG=1", "STOPPING=1"} {
+				if want == "STOPPING=1" {
+					h.run(t, "kill -TERM $(pidof spillway)")
+				}
+				for got := ""; got != want; {
+					b := make([]byte, 1000)
+					if err := systemd.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+						t.Fatal(err)
+					}
+					n, err := systemd.Read(b)
+					if err != nil {
+						t.Fatalf("waiting for %s, after %d signs of life: %v", want, lives, err)
+					}
+					if got = string(b[:n]); got == "WATCHDOG=1" {
+						lives++
+					}
+				}
+			}
 		})
 	}
 }

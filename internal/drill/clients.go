@@ -21,13 +21,13 @@ type kind struct {
 }
 
 // The clients' own formulas, read in their sources: libtorrent announce_entry.cpp; anacrolix/torrent client-tracker-announcer.go;
-// and a naive one, of which each swarm has some.
+// and a naive one, of which each swarm has a few.
 var kinds = []kind{
-	{"libtorrent (qBittorrent, Deluge)", "-qB4520-", "qBittorrent/4.5.2", 6, func(n int) time.Duration {
+	{"libtorrent (qBittorrent, Deluge)", "-qB4520-", "qBittorrent/4.5.2", 7, func(n int) time.Duration {
 		return time.Duration(min(3600, 5+12.5*float64(n)*float64(n)) * float64(time.Second))
 	}},
 	{"60 s flat (anacrolix)", "-AN1570-", "anacrolix/1.57", 2, func(int) time.Duration { return time.Minute }},
-	{"10 s flat", "-XX0001-", "naive/1.0", 2, func(int) time.Duration { return 10 * time.Second }},
+	{"10 s flat", "-XX0001-", "naive/1.0", 1, func(int) time.Duration { return 10 * time.Second }},
 }
 
 // WebTorrent's and trystero's formulas for sockets: bittorrent-tracker lib/client/websocket-tracker.js, trystero core/src/utils.ts.

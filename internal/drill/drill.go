@@ -56,7 +56,7 @@ type Progress struct {
 
 // What the backend is: a small machine.
 const (
-	backendShare  = 0.25      // of a core
+	backendShare  = 0.12      // of a core
 	backendMemory = 256 << 20 // bytes
 )
 
@@ -64,7 +64,7 @@ const (
 	shareOfPeak   = 0.25
 	usualMultiple = 6
 	leastRate     = 50
-	mostRate      = 1500
+	mostRate      = 500
 	mostAttack    = 20_000 // requests a second
 	inTime        = 200 * time.Millisecond
 )
@@ -81,8 +81,8 @@ func (c *Config) check() error {
 		c.Note = func(string) {}
 	}
 	switch {
-	case c.Rate != 0 && (c.Rate < leastRate || c.Rate > 5*mostRate):
-		return fmt.Errorf("drill: --rate=%g: must be from %d to %d announces a second", c.Rate, leastRate, 5*mostRate)
+	case c.Rate != 0 && (c.Rate < leastRate || c.Rate > 10*mostRate):
+		return fmt.Errorf("drill: --rate=%g: must be from %d to %d announces a second", c.Rate, leastRate, 10*mostRate)
 	case c.Attack < 1 || c.Attack > 100:
 		return fmt.Errorf("drill: --attack=%g: must be from 1 to 100 times the rate of honest clients", c.Attack)
 	case c.Only != "" && c.Only != Unprotected && c.Only != Protected:
@@ -99,6 +99,7 @@ func Play(ctx context.Context, c Config) (*Report, error) {
 	// Threads of the lab hold their processors for milliseconds; there must be one for each.
 	before := runtime.GOMAXPROCS(max(runtime.NumCPU(), 12))
 	defer runtime.GOMAXPROCS(before)
+	lab.Hasten()
 	dir, err := os.MkdirTemp("", "spillway-drill-")
 	if err != nil {
 		return nil, err

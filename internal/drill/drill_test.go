@@ -158,7 +158,7 @@ func TestARunIsJudged(t *testing.T) {
 	want := []string{
 		"Under an attack of 6 times the usual traffic, 100 of 100 announces were answered in time with Spillway, and 100 without.",
 		"With the backend gone, clients were told in 1.0 ms with Spillway; without, half of them waited 5.0 s or more.",
-		"After its return, service was as usual at once with Spillway, and not until the drill ended without.",
+		"After its return, service was as usual at once with Spillway, and not before the drill ended without it.",
 	}
 	for i, s := range r.Result {
 		if s != want[i] {

@@ -200,8 +200,12 @@ func newSeries(o *observed) Series {
 		s.FailP50[i], s.FailP99[i] = ms(f.Quantile(0.5)), ms(f.Quantile(0.99))
 		from := o.start.Add(time.Duration(i) * binWidth)
 		to := from.Add(binWidth)
-		conntrack, _ := o.relay.Peak(from, to)
-		s.Conntrack[i] = float64(conntrack)
+		// A look that was late leaves what was seen last.
+		if conntrack, _ := o.relay.Peak(from, to); conntrack > 0 || i == 0 {
+			s.Conntrack[i] = float64(conntrack)
+		} else {
+			s.Conntrack[i] = s.Conntrack[i-1]
+		}
 		// The kernel counts a core's time in steps of 10 ms: half a second is smooth enough.
 		s.RelayCPU[i] = 100 * o.relay.Use(from.Add(-binWidth), to).Relay
 		cpu, memory := machineUse(o.machine, from.Add(-binWidth), to)

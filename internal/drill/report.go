@@ -74,7 +74,7 @@ func (r *Report) conclude() {
 		if g, h := with.find(gone), without.find(gone); g != nil && h != nil && g.Failed > 0 && h.Failed > 0 {
 			r.Result = append(r.Result, fmt.Sprintf("With the backend gone, clients were told in %s with Spillway; without, half of them waited %s or more.", duration(g.FailP50), duration(h.FailP50)))
 		}
-		r.Result = append(r.Result, fmt.Sprintf("After its return, service was as usual %s with Spillway, and %s without.", with.recoveryText(), without.recoveryText()))
+		r.Result = append(r.Result, fmt.Sprintf("After its return, service was as usual %s with Spillway, and %s without it.", with.recoveryText(), without.recoveryText()))
 	case with != nil || without != nil:
 		run := r.Runs[0]
 		a := run.attacked()
@@ -119,7 +119,7 @@ func ofHundred(p *Phase) string {
 
 func (r *Run) recoveryText() string {
 	if r.Recovery < 0 {
-		return "not until the drill ended"
+		return "not before the drill ended"
 	}
 	if r.Recovery < 0.3 {
 		return "at once"

@@ -39,7 +39,7 @@ func planOf(calmFor, attackFor, offFor, goneFor, backFor, afterFor time.Duration
 
 // Clients' own times are divided by the squeeze, so that a drill has as many of their repeats as an incident of that many times its length.
 const (
-	quickSqueeze = 10
+	quickSqueeze = 5
 	fullSqueeze  = 4
 )
 
@@ -123,7 +123,7 @@ func (d *drill) start(s *stage) (*loads, error) {
 		}
 		l.started = append(l.started, load)
 	}
-	l.web = &lab.WebPeers{Target: s.target, N: webPeers, Every: time.Duration(float64(webAnnounceEvery) / d.squeeze / 2), Timeout: patience,
+	l.web = &lab.WebPeers{Target: s.target, N: webPeers, Every: time.Duration(float64(webAnnounceEvery) / d.squeeze / 4), Timeout: patience,
 		Header: func(who int) string {
 			return "X-Forwarded-For: " + honest.address(mix(uint64(who)+1<<40)).String() + "\r\n"
 		},

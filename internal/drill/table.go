@@ -96,7 +96,7 @@ func (r *Report) setting() string {
 		cdn = "without a CDN"
 	}
 	return fmt.Sprintf("%s. Backend: %.0f %% of a core%s, %d MiB. %.0f announces/s of honest clients, %d WebTorrent peers, an attack of %.0f requests/s from %d addresses, %s. "+
-		"Clients wait 5 s, and try again by their own formulas (%d in 10 libtorrent's, 2 every 60 s, 2 every 10 s; WebTorrent's and trystero's on WebSockets), their times divided by %.0f. "+
+		"Clients wait 5 s, and try again by their own formulas (%d in 10 libtorrent's, 2 every 60 s, 1 every 10 s; WebTorrent's and trystero's on WebSockets), their times divided by %.0f. "+
 		"Shares are of honest announces, repeats among them; late is answered after 200 ms; backend is of its quota. %s UTC.",
 		r.Machine, 100*r.BackendShare, peak, r.BackendMemory>>20, r.Rate, webPeers, r.AttackRate, attackers, cdn, kinds[0].share, r.Squeeze, r.Started.Format("2006-01-02 15:04"))
 }

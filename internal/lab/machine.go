@@ -48,7 +48,7 @@ type MachineSample struct {
 }
 
 const (
-	quotaTurn   = 10 * time.Millisecond
+	quotaTurn   = 20 * time.Millisecond
 	startsAfter = time.Second // as RestartSec would have it
 )
 

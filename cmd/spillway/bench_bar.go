@@ -42,10 +42,10 @@ func (l *progressLine) end() {
 }
 
 // A bar shorter than this says nothing, and a longer one no more.
-const shortestBar, longestBar = 8, 30
+const shortestBar, longestBar = 6, 30
 
 // progressText is label, bar, how much is done, since when, how long still, and what happens now, in width columns; 0: any. Where
-// they do not suffice the bar goes first, then the end.
+// they do not suffice the end goes first, then the bar.
 func progressText(now flood.Progress, label string, done, whole time.Duration, width int) string {
 	done = min(max(done, 0), whole)
 	share := 1.0
@@ -54,16 +54,16 @@ func progressText(now flood.Progress, label string, done, whole time.Duration, w
 	}
 	late := ""
 	if now.Late >= 0.5 {
-		late = fmt.Sprintf(", late %.0f", now.Late)
+		late = fmt.Sprintf(" late %.0f", now.Late)
 	}
-	if now.Behind > 0 {
-		late += fmt.Sprintf(", generator late %d", now.Behind)
-	}
-	rest := fmt.Sprintf("%3.0f %%  %s, %s left  %.0f/s: good %.0f%s, shed %.0f, failed %.0f", 100*share, minutes(done), minutes(whole-done), now.Offered, now.Good,
+	rest := fmt.Sprintf("%3.0f %%  %s, %s left  %.0f/s: good %.0f%s shed %.0f failed %.0f", 100*share, minutes(done), minutes(whole-done), now.Offered, now.Good,
 		late, now.Shed, now.Failed)
 	bar := longestBar
 	if width > 0 {
 		bar = min(width-len(label)-len(rest)-len(" [] "), longestBar)
+	}
+	if now.Behind > 0 {
+		rest += fmt.Sprintf(", generator late %d", now.Behind)
 	}
 	text := label + " " + rest
 	if bar >= shortestBar {

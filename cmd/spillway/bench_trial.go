@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -67,14 +68,11 @@ func (c *benchTrial) run(p *program, command, what, url string, load flood.Confi
 	}
 	line := newProgressLine(p)
 	plan.Progress = func(now flood.TrialProgress) {
-		label := fmt.Sprintf("round %d of %d", now.Round, now.Rounds)
+		label := fmt.Sprintf("%s %d/%d", now.Subject, now.Round, now.Rounds)
 		if now.Round == 0 {
-			label = "warm-up"
+			label = now.Subject + " warm-up"
 		}
-		if now.Subject != "" {
-			label = now.Subject + ", " + label
-		}
-		line.show(now.Progress, label, now.Done, now.Whole)
+		line.show(now.Progress, strings.TrimSpace(label), now.Done, now.Whole)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

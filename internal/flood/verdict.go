@@ -201,7 +201,7 @@ func (m *Metric) figure(v float64) string {
 	case strings.HasSuffix(m.Name, "_ms"):
 		return fmt.Sprintf("%.3g", v)
 	case strings.HasSuffix(m.Name, "_percent"):
-		return fmt.Sprintf("%.2f", v)
+		return strconv.FormatFloat(math.Round(v*100)/100, 'f', -1, 64)
 	}
 	return count(v)
 }

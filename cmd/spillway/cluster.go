@@ -9,7 +9,9 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"spillway/internal/admin"
@@ -34,6 +36,7 @@ func (s *server) newCluster() error {
 		return err
 	}
 	var problem error
+	s.nodeURL = sync.OnceValue(func() string { return announceURL(s.door.Addrs(), s.certs != nil) })
 	s.cluster, problem = cluster.New(cluster.Config{
 		Redis:      redis,
 		MaxMessage: int(s.cfg.WS.MaxMessage) + 1<<10,
@@ -62,7 +65,13 @@ func (s *server) writeClusterMetrics(w io.Writer) {
 // nodeState is what this node tells the others of itself.
 func (s *server) nodeState() string {
 	l := s.gate.Load()
-	n := admin.Node{Name: s.nodeName, State: l.State.String()}
+	n := admin.Node{Name: s.nodeName, State: l.State.String(), Announce: s.nodeURL(), Version: version(), Switches: map[string]string{}}
+	n.Version = n.Version[:min(len(n.Version), 64)] // all of it has to fit into cluster.maxState
+	for _, st := range s.gate.Switches.All() {
+		if st.Mode != shedder.On {
+			n.Switches[st.Endpoint.String()] = st.Mode.String()
+		}
+	}
 	served := 0.0
 	for _, r := range l.Rates {
 		served += r.Served
@@ -75,17 +84,27 @@ func (s *server) nodeState() string {
 }
 
 // nodesStatus is nil where there are no others.
-func (s *server) nodesStatus() (nodes []admin.Node) {
+func (s *server) nodesStatus() (nodes, gone []admin.Node) {
 	if s.cluster == nil {
-		return nil
+		return nil, nil
 	}
-	for _, p := range s.cluster.Peers() {
-		var n admin.Node
+	of := func(p cluster.Peer) (n admin.Node) {
 		_ = json.Unmarshal([]byte(p.State), &n) // a newer node may say more, an older one less
 		n.ID, n.Self = p.ID.String(), p.Self
-		nodes = append(nodes, n)
+		return n
 	}
-	return nodes
+	for _, p := range s.cluster.Peers() {
+		nodes = append(nodes, of(p))
+	}
+	for _, g := range s.cluster.Gone() {
+		n := of(g.Peer)
+		n.HeardAt = &g.At
+		again := func(other admin.Node) bool { return other.Name == n.Name && other.Announce == n.Announce }
+		if !slices.ContainsFunc(nodes, again) && !slices.ContainsFunc(gone, again) {
+			gone = append(gone, n)
+		}
+	}
+	return nodes, gone
 }
 
 // An order to all nodes is about "switch ENDPOINT" or "block KIND VALUE", and says this.

@@ -77,6 +77,7 @@ type server struct {
 	endStore   func()         // the same, and until startStore
 	cluster    *cluster.Node  // the same
 	nodeName   string         // the same
+	nodeURL    func() string  // for torrents; known once the sockets are
 	snapshots  *snapshots
 	tracker    *tracker.Tracker
 	gate       *shedder.Gate

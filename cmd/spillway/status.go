@@ -78,7 +78,6 @@ func (o operator) Status() admin.Status {
 		StoreBytesMax: swarms.MaxBytes,
 		LogDropped:    s.logs.Dropped(),
 		Redis:         s.storeStatus(),
-		Nodes:         s.nodesStatus(),
 		Load: admin.Load{
 			State:           l.State.String(),
 			Why:             l.Why,
@@ -93,6 +92,7 @@ func (o operator) Status() admin.Status {
 			MemoryMaxBytes:  l.MemMax,
 		},
 	}
+	st.Nodes, st.NodesGone = s.nodesStatus()
 	for e, r := range l.Rates {
 		if shedder.Endpoint(e) == shedder.UDP && s.udp == nil {
 			continue // nothing serves it; its switch is kept for when something does

@@ -62,8 +62,9 @@ type Status struct {
 	Load          Load           `json:"load"`
 	Switches      []Switch       `json:"switches"`
 	Endpoints     []EndpointLoad `json:"endpoints"`
-	Redis         *Redis         `json:"redis,omitempty"` // where swarms are shared
-	Nodes         []Node         `json:"nodes,omitempty"` // the same: who shares them and was heard of in the last 3 s
+	Redis         *Redis         `json:"redis,omitempty"`      // where swarms are shared
+	Nodes         []Node         `json:"nodes,omitempty"`      // the same: who shares them and was heard of in the last 3 s
+	NodesGone     []Node         `json:"nodes_gone,omitempty"` // who was, in the last ten minutes, and is not
 }
 
 // Node is one of the nodes that share swarms, as it says of itself.
@@ -73,6 +74,11 @@ type Node struct {
 	Self  bool    `json:"self,omitempty"`
 	State string  `json:"state"` // of its load
 	Shed  float64 `json:"shed"`  // share of what it is offered that it does not serve
+
+	Announce string            `json:"announce,omitempty"` // its URL for torrents, as far as it can tell
+	Version  string            `json:"version,omitempty"`
+	Switches map[string]string `json:"switches,omitempty"` // mode by endpoint, of those that are not on
+	HeardAt  *time.Time        `json:"heard_at,omitempty"` // of one that is gone
 }
 
 // Redis is how the node gets on with the Redis it shares swarms through. A node that is degraded serves from what it knows.

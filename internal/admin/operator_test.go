@@ -26,6 +26,7 @@ type flooded struct {
 	limits   []Limit
 	orders   []string // what was asked for, in words
 	fail     error    // of each change, if not nil
+	cluster  bool     // one of three nodes, of which one is gone
 	statuses int
 }
 
@@ -61,7 +62,26 @@ func (f *flooded) Status() Status {
 		st.WebSockets = 0
 		st.Endpoints[2] = EndpointLoad{"ws", 300, 0, 0, 0, 300}
 	}
+	if f.cluster {
+		st.Redis = &Redis{}
+		heard := time.Now().Add(-94 * time.Second)
+		st.Nodes = []Node{
+			{ID: "0a1b2c3d", Name: "alpha", Self: true, State: "overload", Shed: 0.351, Announce: "http://192.0.2.7:6969/announce", Version: "v0.9.0", Switches: modesOf(&f.switches)},
+			{ID: "5e6f7a8b", Name: "beta", State: "calm", Announce: "http://192.0.2.8:6969/announce", Version: "v0.9.0", Switches: map[string]string{"ws": "off", "scrape": "drain"}},
+		}
+		st.NodesGone = []Node{{ID: "9c0d1e2f", Name: "gamma", State: "calm", Announce: "http://192.0.2.9:6969/announce", Version: "v0.8.3", HeardAt: &heard}}
+	}
 	return st
+}
+
+func modesOf(switches *[shedder.EndpointCount]shedder.SwitchState) map[string]string {
+	modes := map[string]string{}
+	for _, s := range switches {
+		if s.Mode != shedder.On {
+			modes[s.Endpoint.String()] = s.Mode.String()
+		}
+	}
+	return modes
 }
 
 // hostileAgent is what a page must show and not run.
@@ -209,13 +229,14 @@ func floodedHour() *History {
 
 // TestServePage serves the page of a flooded tracker until it is interrupted, for whoever works on it:
 //
-//	SPILLWAY_SERVE_PAGE=127.0.0.1:7099 go test -run TestServePage -timeout 0 ./internal/admin
+//	SPILLWAY_SERVE_PAGE=127.0.0.1:7099 SPILLWAY_SERVE_CLUSTER=1 go test -run TestServePage -timeout 0 ./internal/admin
 func TestServePage(t *testing.T) {
 	addr := os.Getenv("SPILLWAY_SERVE_PAGE")
 	if addr == "" {
 		t.Skip("SPILLWAY_SERVE_PAGE=127.0.0.1:7099 serves the page for whoever works on it")
 	}
 	op := newFlooded()
+	op.cluster = os.Getenv("SPILLWAY_SERVE_CLUSTER") != ""
 	op.switches[shedder.Scrape] = shedder.SwitchState{Endpoint: shedder.Scrape, Mode: shedder.Drain, Until: time.Now().Add(26 * time.Minute), Reason: "flood", By: "api 127.0.0.1", Since: time.Now().Add(-34 * time.Minute)}
 	op.rules = []shedder.Rule{
 		{Kind: shedder.RuleSource, Value: "192.0.2.0/24", Until: time.Now().Add(43 * time.Minute), Reason: "scanner", By: "api 127.0.0.1", Since: time.Now(), Hits: 184213},

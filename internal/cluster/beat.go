@@ -47,6 +47,44 @@ type Peer struct {
 	Self  bool
 }
 
+// Gone is a node that was there and is not, and when it was heard of last.
+type Gone struct {
+	Peer
+	At time.Time
+}
+
+// What is told of nodes that are gone: for so long, and of so many.
+const (
+	keepGone = 10 * time.Minute
+	maxGone  = 32
+)
+
+// Gone are the nodes that were there in the last ten minutes, as far as this one has seen, the last to go first.
+func (n *Node) Gone() []Gone {
+	gone := *n.gone.Load()
+	now := time.Now()
+	return slices.DeleteFunc(slices.Clone(gone), func(g Gone) bool { return now.Sub(g.At) > keepGone })
+}
+
+// miss notes who of those there were is not among those there are.
+func (n *Node) miss(were, are []Peer, at time.Time) {
+	gone := n.Gone()
+	with := len(gone)
+	for _, p := range were {
+		if !slices.ContainsFunc(are, func(q Peer) bool { return q.ID == p.ID }) {
+			gone = slices.Insert(gone, 0, Gone{p, at})
+		}
+	}
+	// Who was cut off is back under its name.
+	gone = slices.DeleteFunc(gone, func(g Gone) bool {
+		return slices.ContainsFunc(are, func(q Peer) bool { return q.ID == g.ID })
+	})
+	if len(gone) > 0 || with > 0 {
+		gone = gone[:min(len(gone), maxGone)]
+		n.gone.Store(&gone)
+	}
+}
+
 // Peers are the nodes there are, by ID. While Redis does not answer there are none.
 func (n *Node) Peers() []Peer { return *n.peers.Load() }
 
@@ -129,6 +167,7 @@ func (n *Node) beat(ctx context.Context) error {
 		peers = append(peers, p.Peer)
 	}
 	n.alive.Store(&alive)
+	n.miss(n.Peers(), peers, began)
 	n.peers.Store(&peers)
 	n.up.Store(true)
 	n.orders.heard(r.life, r.lastSeq)

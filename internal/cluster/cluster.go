@@ -95,6 +95,7 @@ type Node struct {
 	alive     atomic.Pointer[map[ID]bool] // the other nodes that were heard of; true: it hears others
 	sure      atomic.Bool                 // that there are no more
 	peers     atomic.Pointer[[]Peer]
+	gone      atomic.Pointer[[]Gone]
 	skewNs    atomic.Int64  // how far Redis's clock is ahead of ours
 	beatNow   chan struct{} // holds one
 }
@@ -107,6 +108,7 @@ func New(cfg Config, log *slog.Logger) (n *Node, problem error) {
 	_, _ = rand.Read(n.id[:])
 	n.alive.Store(&map[ID]bool{})
 	n.peers.Store(&[]Peer{})
+	n.gone.Store(&[]Gone{})
 	n.out.woken = make(chan struct{}, 1)
 	n.in.payloads = make(chan string, maxInboxLen)
 	return n, n.orders.open(cfg.File)

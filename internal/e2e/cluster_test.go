@@ -421,6 +421,44 @@ func (tr *tracker) wantBlocked(t *testing.T, hash metainfo.Hash, want bool) {
 	})
 }
 
+// TestClusterPageInChromium: the operator's page of one node shows the other, where WebSockets are off, turns them on all nodes, and
+// tells who is gone; without other nodes it has none of that. go test -artifacts keeps the pictures.
+func TestClusterPageInChromium(t *testing.T) {
+	t.Parallel()
+	needsNode(t)
+	r := startRedis(t)
+	a, b := serveShared(t, r, "--store.redis.node=alpha"), serveShared(t, r, "--store.redis.node=beta")
+	together(t, a, b)
+	page := func(tr *tracker, more ...string) *process {
+		op := tr.operator(t)
+		return start(t, "cluster_page.mjs", append([]string{"node", "testdata/cluster_page.mjs",
+			strings.TrimSuffix(op.api, "/api/v1/"), op.token, t.ArtifactDir()}, more...)...)
+	}
+	p := page(a)
+	for _, step := range []struct {
+		says string
+		do   func()
+	}{{"kill beta", b.kill}, {"kill redis", r.kill}} {
+		eventually(t, 2*time.Minute, step.says, func() error {
+			select {
+			case <-p.exited:
+				t.Fatalf("the page ended before %q", step.says)
+			default:
+			}
+			if !strings.Contains(p.log(), step.says) {
+				return fmt.Errorf("not said yet")
+			}
+			return nil
+		})
+		step.do()
+	}
+	saysOK(t, p, 2*time.Minute)
+	a.stop(t)
+	alone := serve(t)
+	saysOK(t, page(alone, "alone"), 2*time.Minute)
+	alone.stop(t)
+}
+
 // TestWebTorrentNodePairOnTwoNodes moves a file between WebTorrent clients of which each knows one node.
 func TestWebTorrentNodePairOnTwoNodes(t *testing.T) {
 	t.Parallel()

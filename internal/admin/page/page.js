@@ -4,6 +4,7 @@ import { $ } from './view.js'
 import { alive, begin, change, every, refresh } from './session.js'
 import { showStatus } from './load.js'
 import { initSwitches, showSwitches } from './switches.js'
+import { initNodes, showNodes } from './nodes.js'
 import { initLists, showBlocks, showLimits, showTalkers } from './lists.js'
 import { plot } from './plot.js'
 
@@ -15,6 +16,7 @@ const drawAge = plot($('plot-age'), 'Median age of requests', [{ key: 'age_ms', 
 every(1000, 'status', (s, tookMs) => {
   showStatus(s)
   showSwitches(s)
+  showNodes(s)
   alive(tookMs)
 }, 0)
 every(3000, 'talkers', showTalkers)
@@ -26,5 +28,6 @@ every(10000, 'history', h => {
 every(15000, 'limits', showLimits)
 
 initSwitches(change, refresh)
+initNodes(change, refresh)
 initLists(change, refresh)
 begin('tracker')

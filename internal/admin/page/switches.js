@@ -3,8 +3,8 @@
 import { $, attr, confirm, el, keyed, left, moment, rate, text, toast } from './view.js'
 
 const modes = ['on', 'reject-new', 'drain', 'off']
-const modeNames = { on: 'On', 'reject-new': 'Reject new', drain: 'Drain', off: 'Off' }
-const names = { announce: 'Announce', scrape: 'Scrape', ws: 'WsServer', udp: 'UDP' }
+export const modeNames = { on: 'On', 'reject-new': 'Reject new', drain: 'Drain', off: 'Off' }
+export const names = { announce: 'Announce', scrape: 'Scrape', ws: 'WsServer', udp: 'UDP' }
 
 let change, refresh
 let ws = null // the WebSocket switch as it was told last
@@ -65,10 +65,17 @@ function story (s) {
   return words + (s.until ? '. On again in ' + left(s.until) + '.' : '. Until it is turned on.')
 }
 
+// order is what is asked for, with the time and the reason that stand on the page.
+export function order (mode) {
+  const body = { mode, reason: $('reason').value.trim() }
+  const duration = document.querySelector('input[name=for]:checked').value
+  if (duration && mode !== 'on') body.for = duration
+  return body
+}
+
 async function turn (endpoint, mode) {
   if (busy) return
   const duration = document.querySelector('input[name=for]:checked').value
-  const reason = $('reason').value.trim()
   const name = names[endpoint] || endpoint
   if (endpoint === 'announce' && mode !== 'on') {
     const yes = await confirm('Stop answering announces?', 'Every client over HTTP gets no peers ' +
@@ -76,9 +83,7 @@ async function turn (endpoint, mode) {
     if (!yes) return
   }
   busy = true
-  const body = { mode, reason }
-  if (duration && mode !== 'on') body.for = duration
-  const { said, error } = await change('PUT', 'switches/' + endpoint, body)
+  const { said, error } = await change('PUT', 'switches/' + endpoint, order(mode))
   busy = false
   if (error) toast(name + ': ' + error, true)
   else toast(name + ': ' + modeNames[said.mode].toLowerCase() + (said.until ? ', on again at ' + moment(said.until) : ''))

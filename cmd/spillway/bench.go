@@ -146,7 +146,7 @@ func (c *benchFloodCmd) write(r *flood.Result) error {
 }
 
 type benchPlotCmd struct {
-	Files []string `arg:"" type:"existingfile" help:"Results that bench flood wrote with --json."`
+	Files []string `arg:"" type:"existingfile" help:"Results that bench wrote with --json: a flood's, or all rounds of a trial."`
 	HTML  string   `type:"path" placeholder:"FILE" help:"Write a page there."`
 	SVG   string   `type:"path" placeholder:"FILE" help:"Write a picture there. Neither: the picture goes to the output."`
 	Title string   `default:"Floods" help:"Of the page."`
@@ -156,20 +156,28 @@ type benchPlotCmd struct {
 const maxResults = 12
 
 func (c *benchPlotCmd) Run(p *program) error {
-	if len(c.Files) > maxResults {
-		return fmt.Errorf("bench plot: %d results; %d at most", len(c.Files), maxResults)
-	}
 	var runs []*flood.Result
 	for _, path := range c.Files {
 		b, err := os.ReadFile(path)
 		if err != nil {
 			return err
 		}
-		r := new(flood.Result)
-		if err := json.Unmarshal(b, r); err != nil {
+		var file struct {
+			flood.Result
+			RunsA []*flood.Result `json:"runs_a"` // of a trial
+			RunsB []*flood.Result `json:"runs_b"`
+		}
+		if err := json.Unmarshal(b, &file); err != nil {
 			return fmt.Errorf("bench plot: %s: %w", path, err)
 		}
-		runs = append(runs, r)
+		if rounds := append(file.RunsA, file.RunsB...); len(rounds) > 0 {
+			runs = append(runs, rounds...)
+		} else {
+			runs = append(runs, &file.Result)
+		}
+	}
+	if len(runs) > maxResults {
+		return fmt.Errorf("bench plot: %d results; %d at most", len(runs), maxResults)
 	}
 	var err error
 	if c.HTML != "" {

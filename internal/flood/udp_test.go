@@ -331,9 +331,15 @@ func FuzzUDPReply(f *testing.F) {
 	f.Add(append(appendUDPReplyHead(nil, udpScrape, 9), make([]byte, 24)...), uint8(2), uint8(2))
 	f.Add(append(appendUDPReplyHead(nil, udpError, 9), "no"...), uint8(1), uint8(0))
 	f.Add([]byte("hello"), uint8(1), uint8(0))
+	f.Add([]byte("hello, this is no tracker"), uint8(1), uint8(0))
 	f.Fuzz(func(t *testing.T, b []byte, asked, hashes uint8) {
 		reply, ok := parseUDPReply(b)
-		if ok != (len(b) >= 8 && reply.action <= udpError && (reply.action != udpConnect || len(b) >= 16)) {
+		want := len(b) >= 8
+		if want {
+			action := binary.BigEndian.Uint32(b)
+			want = action <= udpError && (action != udpConnect || len(b) >= 16)
+		}
+		if ok != want {
 			t.Fatalf("%x: read %t, %+v", b, ok, reply)
 		}
 		if !ok {

@@ -276,6 +276,7 @@ func TestPromtoolAcceptsSharedMetrics(t *testing.T) {
 	t.Parallel()
 	r := startRedis(t)
 	tr := serveShared(t, r)
+	tr.wantDegraded(t, false) // before that nobody waits for it
 	announce{from: "127.0.0.2", hash: metainfo.HashBytes([]byte(t.Name())), port: 1002, left: 1}.mustTo(t, tr.announce)
 	body := string(tr.metrics(t))
 	promtool(t, []byte(body))

@@ -141,6 +141,7 @@ func Play(ctx context.Context, c Config) (*Report, error) {
 		}
 		r.Runs = append(r.Runs, run)
 	}
+	r.Unsteered = d.unsteered
 	r.Seconds = time.Since(r.Started).Seconds()
 	r.conclude()
 	return r, nil
@@ -154,6 +155,8 @@ type drill struct {
 	squeeze float64 // of clients' times
 	rate    float64
 	attack  float64
+
+	unsteered bool // Report.Unsteered
 }
 
 // wait sleeps, unless ctx ends.

@@ -25,8 +25,8 @@ type stage struct {
 const frontTimeout = 15
 
 // build makes the stage for a run.
-func (d *drill) build(name string) (s *stage, err error) {
-	s = &stage{dir: filepath.Join(d.dir, name)}
+func (d *drill) build(name string) (_ *stage, err error) {
+	s := &stage{dir: filepath.Join(d.dir, name)}
 	if err := os.Mkdir(s.dir, 0o755); err != nil {
 		return nil, err
 	}

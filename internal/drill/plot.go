@@ -54,7 +54,12 @@ func plots(r *Report) []plot {
 			{"conntrack entries", "attack", false, func(r *Run) []float64 { return r.Series.Conntrack }},
 		}},
 		{title: "CPU", unit: " %", least: 50, note: "The relay's of its core, the kernel's work with packets in it; the backend's of a core, of which it may have a part.", curves: []curve{
-			{"relay", "good", false, func(r *Run) []float64 { return r.Series.RelayCPU }},
+			{"relay", "good", false, func(run *Run) []float64 {
+				if r.Unsteered {
+					return make([]float64, len(run.Series.RelayCPU))
+				}
+				return run.Series.RelayCPU
+			}},
 			{"backend", "late", false, func(r *Run) []float64 { return r.Series.BackendCPU }},
 			{"the backend's quota", "plain", true, quota},
 		}},

@@ -23,6 +23,9 @@ type Report struct {
 	Squeeze float64   `json:"squeeze"` // clients' own times are divided by it
 	CDN     bool      `json:"cdn"`
 
+	// In a user namespace the kernel does not let the relay have a core for itself, so its cost is not known.
+	Unsteered bool `json:"unsteered,omitempty"`
+
 	Peak          float64 `json:"peak"` // announces a second the backend serves; 0: not measured
 	Rate          float64 `json:"rate"` // of honest clients
 	AttackRate    float64 `json:"attack_rate"`
@@ -84,6 +87,9 @@ func (r *Report) conclude() {
 			r.Result = append(r.Result, fmt.Sprintf("With the backend gone, half of the clients were told within %s.", duration(g.FailP50)))
 		}
 		r.Result = append(r.Result, fmt.Sprintf("After its return, service was as usual %s.", run.recoveryText()))
+	}
+	if r.Unsteered {
+		r.Warnings = append(r.Warnings, "not root: the relay has no core for itself, so what it costs is not measured; sudo spillway drill")
 	}
 	for _, run := range r.Runs {
 		if run.Behind > 0.02 {

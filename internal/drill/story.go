@@ -94,6 +94,7 @@ func (d *drill) play(ctx context.Context, name string) (run *Run, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
+	d.unsteered = s.lab.Unsteered
 	o, err := d.run(ctx, s, name)
 	if err != nil {
 		return nil, err

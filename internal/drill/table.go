@@ -24,7 +24,12 @@ var columns = []column{
 	{"p99", func(_ *Report, p *Phase) string { return duration(p.P99) }},
 	{"to failure", func(_ *Report, p *Phase) string { return duration(p.FailP50) }},
 	{"conntrack", func(_ *Report, p *Phase) string { return fmt.Sprintf("%d", p.Conntrack) }},
-	{"relay", func(_ *Report, p *Phase) string { return percent(p.RelayCPU) }},
+	{"relay", func(r *Report, p *Phase) string {
+		if r.Unsteered {
+			return "-"
+		}
+		return percent(p.RelayCPU)
+	}},
 	{"backend", func(r *Report, p *Phase) string { return percent(p.BackendCPU / r.BackendShare) }},
 	{"memory", func(_ *Report, p *Phase) string { return fmt.Sprintf("%d M", p.Memory>>20) }},
 }

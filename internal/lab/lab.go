@@ -82,6 +82,8 @@ type Lab struct {
 	Cores
 	Edge, Relay, Backend *Room
 
+	Unsteered bool // the kernel did not let the relay have its core for itself: what that does is not the relay's cost
+
 	files int // that each process may have open
 	unpin func()
 	once  sync.Once

@@ -3,9 +3,11 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -23,7 +25,7 @@ import (
 // it is not installed.
 func startRedis(tb testing.TB) (s server, ok bool) {
 	tb.Helper()
-	program, err := exec.LookPath("redis-server")
+	program, err := exec.LookPath(cmp.Or(os.Getenv("SPILLWAY_TEST_REDIS"), "redis-server"))
 	if err != nil {
 		return server{}, false
 	}

@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,7 +41,8 @@ func startRedis(t *testing.T, flags ...string) *redisServer {
 	port := freePort(t)
 	addr := "127.0.0.1:" + port
 	r := &redisServer{t: t, addr: addr}
-	r.argv = append([]string{"redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", t.TempDir(), "--save", "", "--appendonly", "no"}, flags...)
+	name := cmp.Or(os.Getenv("SPILLWAY_TEST_REDIS"), "redis-server") // or valkey-server
+	r.argv = append([]string{name, "--port", port, "--bind", "127.0.0.1", "--dir", t.TempDir(), "--save", "", "--appendonly", "no"}, flags...)
 	r.start()
 	t.Cleanup(r.kill)
 	return r

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,7 +20,7 @@ import (
 	"github.com/anacrolix/torrent/tracker/udp"
 )
 
-// redisServer is a redis-server that keeps nothing on disk.
+// redisServer is a redis-server, or what $SPILLWAY_TEST_REDIS names, that keeps nothing on disk.
 type redisServer struct {
 	*process
 	t    *testing.T
@@ -38,7 +39,7 @@ func startRedis(t *testing.T) *redisServer {
 func (r *redisServer) again() {
 	r.t.Helper()
 	_, port, _ := net.SplitHostPort(r.addr)
-	r.process = start(r.t, "redis", "redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", r.dir, "--save", "", "--appendonly", "no")
+	r.process = start(r.t, "redis", cmp.Or(os.Getenv("SPILLWAY_TEST_REDIS"), "redis-server"), "--port", port, "--bind", "127.0.0.1", "--dir", r.dir, "--save", "", "--appendonly", "no")
 	eventually(r.t, 10*time.Second, "redis answers", func() error {
 		c, err := net.Dial("tcp", r.addr)
 		if err == nil {

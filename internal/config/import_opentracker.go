@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strconv"
+	"strings"
 )
 
 // opentracker reads opentracker.conf: one key and value a line (erdgeist's opentracker, opentracker.conf.sample).
@@ -77,7 +78,8 @@ func (im *Imported) opentrackerListen(key string, l imported) {
 
 func (im *Imported) opentrackerList(mode string, l imported, root string) {
 	path := l.text
-	if root != "" && path != "" {
+	// It is looked for after the chroot; but where it was written as a whole, as in Debian's file, nobody means it to be there twice.
+	if root != "" && path != "" && !strings.HasPrefix(path, strings.TrimSuffix(root, "/")+"/") {
 		path = filepath.Join(root, path)
 	}
 	if path == "" {

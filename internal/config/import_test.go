@@ -171,6 +171,24 @@ func TestParseOpentrackerAddr(t *testing.T) {
 	}
 }
 
+func TestImportOpentrackerList(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ conf, want string }{
+		{"access.whitelist white.txt", "white.txt"},
+		{"tracker.rootdir /srv/ot\naccess.whitelist white.txt", "/srv/ot/white.txt"},
+		{"access.whitelist /white.txt\ntracker.rootdir /srv/ot/", "/srv/ot/white.txt"},
+		{"tracker.rootdir /etc/opentracker\naccess.whitelist /etc/opentracker/white.txt", "/etc/opentracker/white.txt"},
+	} {
+		im, err := Import("opentracker", []byte(c.conf), "f")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := im.Config.Tracker.Access; got.Mode != "allow" || got.File != c.want {
+			t.Errorf("%q: got %+v, want allow and %s", c.conf, got, c.want)
+		}
+	}
+}
+
 func TestHashes(t *testing.T) {
 	t.Parallel()
 	const a, b, c = "0123456789abcdef0123456789abcdef01234567", "89abcdef0123456789abcdef0123456789abcdef", "cccccccccccccccccccccccccccccccccccccccc"

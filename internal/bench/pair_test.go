@@ -66,32 +66,22 @@ func median[T cmp.Ordered](all []T) T {
 // measure loads s for one turn.
 func measure(tb testing.TB, load Load, s server) sample {
 	tb.Helper()
-	got, err := tryMeasure(tb, load, s)
-	if err != nil {
-		tb.Fatalf("%s: %v", s.name, err)
-	}
-	return got
-}
-
-// tryMeasure fails where the server has refused something.
-func tryMeasure(tb testing.TB, load Load, s server) (sample, error) {
-	tb.Helper()
 	load.Addr = s.addr
 	before, sleptBefore := usage(tb, s)
 	n, err := load.For(*turn)
 	if err != nil {
-		return sample{}, err
+		tb.Fatalf("%s: %v", s.name, err)
 	}
 	after, slept := usage(tb, s)
 	if n.Replies == 0 {
-		return sample{}, fmt.Errorf("no replies in %s", *turn)
+		tb.Fatalf("%s: no replies in %s", s.name, *turn)
 	}
 	return sample{
 		perAnnounce: (after - before) / time.Duration(n.Replies),
 		rate:        float64(n.Replies) / n.Elapsed.Seconds(),
 		sleeps:      float64(slept-sleptBefore) / float64(n.Replies),
 		client:      float64(n.CPU) / float64(n.Elapsed),
-	}, nil
+	}
 }
 
 func usage(tb testing.TB, s server) (cpu time.Duration, sleeps int) {

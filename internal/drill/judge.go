@@ -217,10 +217,11 @@ func newSeries(o *observed) Series {
 	return s
 }
 
-// recovered is the share of the usual rate of announces answered in time that has to be there again, for a second.
+// recovered is the share of the usual rate of announces answered in time that has to be there again.
 const recovered = 0.9
 
-// recovery is when, since the tracker's return, a second began in which as many were answered in time as before it all.
+// recovery is when, since the tracker's return, a second began in which as many were answered in time as before it all; and on average
+// also in all that came after: a good second among bad ones is luck.
 func (r *Run) recovery(returned float64) float64 {
 	if len(r.Phases) == 0 {
 		return -1
@@ -229,12 +230,14 @@ func (r *Run) recovery(returned float64) float64 {
 	want := recovered * float64(before.InTime) / before.seconds()
 	s := &r.Series
 	second := int(1 / s.Step)
-	for i := int(returned / s.Step); want > 0 && i >= 0 && i+second <= len(s.InTime); i++ {
-		sum := 0.0
-		for _, y := range s.InTime[i : i+second] {
-			sum += y
+	mean := func(y []float64) (m float64) {
+		for _, v := range y {
+			m += v / float64(len(y))
 		}
-		if sum/float64(second) >= want {
+		return m
+	}
+	for i := int(returned / s.Step); want > 0 && i >= 0 && i+second <= len(s.InTime); i++ {
+		if mean(s.InTime[i:i+second]) >= want && mean(s.InTime[i:]) >= want {
 			return max(float64(i)*s.Step-returned, 0)
 		}
 	}

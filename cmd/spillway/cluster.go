@@ -183,7 +183,8 @@ func (s *server) follow(o cluster.Order) {
 		}
 	}
 	if err != nil {
-		s.log.Error("an order to all nodes was not followed here whole", "what", o.What, "by", text.By, "err", err)
+		// Limited: whoever can write to Redis can give as many as he likes.
+		s.logs.Limited.Error("an order to all nodes was not followed here whole", "what", o.What, "by", text.By, "err", err)
 	}
 }
 
@@ -207,7 +208,7 @@ func (s *server) followSwitch(o cluster.Order, about string, text orderText) err
 	}
 	mine := s.gate.Switches.Ordered(e)
 	if mine.Since.After(o.At) {
-		s.log.Info("switch stays: it was turned here after all nodes were told", "endpoint", about, "mode", mine.Mode.String(), "told", mode.String())
+		s.logs.Limited.Info("switch stays: it was turned here after all nodes were told", "endpoint", about, "mode", mine.Mode.String(), "told", mode.String())
 		return nil
 	}
 	d, past := timeLeft(o)

@@ -17,6 +17,7 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 	"golang.org/x/sys/unix"
 
+	"spillway/internal/config"
 	"spillway/tracker/swarm"
 )
 
@@ -31,7 +32,8 @@ func lockDataDir(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data_dir: %w; make it, writable for this user, or name another", err)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	// It is emptied below: not the file that a link there leads to.
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("data_dir: %w; make %s writable for this user, or name another", err, dir)
 	}
@@ -53,6 +55,38 @@ func lockDataDir(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("data_dir: lock %s: %w", dir, err)
 	}
 	return f, nil
+}
+
+// replaceFile leaves the old content or the new, whole, and writes through no link.
+func replaceFile(path string, content []byte) error {
+	tmp := path + ".tmp"
+	_ = os.Remove(tmp) // of a process that was killed
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		_ = os.Remove(tmp)
+	}
+	return err
+}
+
+// warnOfSecrets names the secrets that the configuration file shows to everybody.
+func warnOfSecrets(src config.Sources, log *slog.Logger) {
+	for _, name := range config.Exposed(src) {
+		log.Warn("a secret is in a file that everybody on this machine can read: chmod 640 it, and change the secret", "key", name, "file", src.File)
+	}
+}
+
+// warnOfWriters is for a data_dir that was there before: switches, snapshot and token are in it.
+func warnOfWriters(dir string, log *slog.Logger) {
+	if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o022 != 0 {
+		log.Warn("others on this machine can write to data_dir, and so turn switches and read peers at the next start: chmod go-w it", "data_dir", dir)
+	}
 }
 
 // snapshots keeps the swarms on disk.

@@ -27,7 +27,7 @@ type cli struct {
 	Serve   serveCmd   `cmd:"" help:"Run the tracker."`
 	Relay   relayCmd   `cmd:"" help:"Run the relay in front of it; check, apply and revert the kernel's settings."`
 	Ctl     ctlCmd     `cmd:"" help:"Ask and steer a running one: status, switches, blocks, limits; top shows it live."`
-	Bench   benchCmd   `cmd:"" help:"Flood a tracker on this machine, and plot what became of it."`
+	Bench   benchCmd   `cmd:"" help:"Ask or flood a tracker on this machine, compare two, and report what became of it."`
 	Drill   drillCmd   `cmd:"" help:"Play an incident on this machine, with and without protection, and report."`
 	Config  configCmd  `cmd:"" help:"Print or check a configuration, or make one of another tracker's."`
 	Version versionCmd `cmd:"" help:"Print the version."`

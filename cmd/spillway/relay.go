@@ -118,6 +118,8 @@ func startRelay(src config.Sources, stderr io.Writer) (*relayServer, error) {
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("data_dir: %w; make it, writable for this user, or name another", err)
 	}
+	warnOfSecrets(src, r.log)
+	warnOfWriters(cfg.DataDir, r.log)
 	// The admin side first: it fails on a port in use, before anything of the kernel's is touched.
 	if err := r.openAdmin(); err != nil {
 		return nil, err

@@ -115,6 +115,8 @@ func start(src config.Sources, modes map[shedder.Endpoint]shedder.Mode, stderr i
 	if s.lock, err = lockDataDir(cfg.DataDir); err != nil {
 		return nil, err
 	}
+	warnOfSecrets(src, s.log)
+	warnOfWriters(cfg.DataDir, s.log)
 	s.table = swarm.New(swarm.Config{
 		MaxBytes:         int64(cfg.Store.Memory.Max),
 		MaxSwarms:        cfg.Store.Memory.MaxSwarms,

@@ -57,11 +57,7 @@ func udpKey(file string, log *slog.Logger) (key [tracker.UDPKeyBytes]byte, err e
 	if _, err := io.ReadFull(rand.Reader, key[:]); err != nil {
 		return key, err
 	}
-	tmp := file + ".tmp"
-	if err = os.WriteFile(tmp, key[:], 0o600); err == nil {
-		err = os.Rename(tmp, file)
-	}
-	if err != nil {
+	if err := replaceFile(file, key[:]); err != nil {
 		log.Warn("key of UDP's connection ids not kept: clients have to connect anew after a restart; free or repair the disk of data_dir", "err", err)
 	}
 	return key, nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -59,6 +60,16 @@ func TestUDPKeyIsKept(t *testing.T) {
 	}
 	if again, _ := udpKey(file, log); again != other {
 		t.Error("the new one is not kept")
+	}
+	target := filepath.Join(t.TempDir(), "another's")
+	if err := errors.Join(os.WriteFile(target, []byte("theirs"), 0o600), os.Remove(file), os.Symlink(target, file+".tmp")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := udpKey(file, log); err != nil {
+		t.Error(err)
+	}
+	if b, _ := os.ReadFile(target); string(b) != "theirs" {
+		t.Errorf("written through a link: %q", b)
 	}
 	if key, err := udpKey(filepath.Join(t.TempDir(), "none", udpKeyFile), log); err != nil || key == first {
 		t.Errorf("where nothing can be written: got %x, %v", key, err)

@@ -4,9 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // ordersFile is the file: what this node knows of orders. Without it an order would be followed again after a restart, over what
@@ -30,16 +33,9 @@ func (o *orders) open(file string) error {
 	if file == "" {
 		return nil
 	}
-	info, err := os.Stat(file)
+	content, err := readFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
-	}
-	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxFileBytes) {
-		err = fmt.Errorf("%s: no file of ours", file)
-	}
-	var content []byte
-	if err == nil {
-		content, err = os.ReadFile(file)
 	}
 	var kept ordersFile
 	if err == nil {
@@ -54,6 +50,23 @@ func (o *orders) open(file string) error {
 		}
 	}
 	return nil
+}
+
+// readFile is for a file of ours: a FIFO must not hang the start, nor a link show another's file.
+func readFile(file string) ([]byte, error) {
+	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxFileBytes {
+		return nil, fmt.Errorf("%s: no file of ours", file)
+	}
+	return io.ReadAll(io.LimitReader(f, maxFileBytes))
 }
 
 // save writes the file, if something has changed.
@@ -86,7 +99,8 @@ func replaceFile(path string, content any) error {
 	if err != nil {
 		panic("BUG: " + err.Error()) // texts and numbers always marshal
 	}
-	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	_ = os.Remove(path + ".tmp") // of a process that was killed; a link there is not followed
+	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}

@@ -240,7 +240,7 @@ func (n *Node) follow(ctx context.Context, at *place) error {
 // learn applies an order that is news.
 func (n *Node) learn(e *entry, round uint64) {
 	o := &n.orders
-	if e.What == "" {
+	if e.What == "" || e.At > n.clock(time.Now())+maxAhead.Microseconds() {
 		n.metrics.ordersUnheeded.Add(1)
 		return
 	}
@@ -414,6 +414,10 @@ func parseEntry(value string) (e entry, ok bool) {
 	e.Text = value
 	return e, true
 }
+
+// maxAhead is what an order may be from the future, by Redis' clock, which is the one that stamps them: one that was written there by
+// another hand must not have the last word for years.
+const maxAhead = time.Minute
 
 // maxTimeUs is in the year 2255: above, nanoseconds do not fit.
 const maxTimeUs = 9e15

@@ -1,11 +1,15 @@
 package cluster
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // replyOf makes of text what a script of Redis's might answer: a word a line, ( and ) around a list, # for what is no text.
@@ -79,4 +83,45 @@ func FuzzOrdersFile(f *testing.F) {
 		}
 		n.orders.forget(time.Now().UnixMicro())
 	})
+}
+
+// An order that says it is of next year would overrule all that are given until then.
+func TestOrdersOfTheFutureAreNotFollowed(t *testing.T) {
+	t.Parallel()
+	var followed []string
+	n := newNode(t, Config{Apply: func(o Order) { followed = append(followed, o.What) }})
+	now := n.clock(time.Now())
+	n.learn(&entry{What: "switch ws", Text: "{}", At: now + 365*24*time.Hour.Microseconds()}, 1)
+	if len(followed) > 0 || n.metrics.ordersUnheeded.Load() != 1 || len(n.orders.entries) > 0 {
+		t.Errorf("an order of next year: followed %q, known %v", followed, n.orders.entries)
+	}
+	n.learn(&entry{What: "switch ws", Text: "{}", At: now}, 1)
+	if !slices.Equal(followed, []string{"switch ws"}) {
+		t.Errorf("an order of now: followed %q", followed)
+	}
+}
+
+// The file of orders is read and written through no link, and a FIFO does not hang the start.
+func TestOrdersFileIsNoLink(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file, target := filepath.Join(dir, "cluster.json"), filepath.Join(dir, "another's")
+	if err := errors.Join(os.WriteFile(target, []byte(`{"orders":[]}`), 0o600), os.Symlink(target, file), os.Symlink(target, file+".tmp")); err != nil {
+		t.Fatal(err)
+	}
+	if _, problem := New(Config{File: file}, nil); problem == nil {
+		t.Error("a link was read")
+	}
+	if err := replaceFile(file, ordersFile{Version: 99}); err != nil {
+		t.Error(err)
+	}
+	if b, _ := os.ReadFile(target); string(b) != `{"orders":[]}` {
+		t.Errorf("written through a link: %s", b)
+	}
+	if err := errors.Join(os.Remove(file), unix.Mkfifo(file, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, problem := New(Config{File: file}, nil); problem == nil {
+		t.Error("a FIFO was read")
+	}
 }

@@ -179,15 +179,12 @@ func (t *Trial) run(l *Lab, tracker *Tracker, relay *Running, target netip.AddrP
 	time.Sleep(t.AfterFor)
 	r.Length = load.Since()
 	samples, probes, watchErr := watch.Stop()
-	now, err := readCores(l.Cores)
-	if err != nil {
+	now, coresErr := readCores(l.Cores)
+	tally, loadErr := load.Stop(time.Second)
+	if err = errors.Join(err, watchErr, coresErr, loadErr); err != nil {
 		return nil, err
 	}
 	r.Stolen = now.stolenSince(stolen)
-	tally, loadErr := load.Stop(time.Second)
-	if err = errors.Join(err, watchErr, loadErr); err != nil {
-		return nil, err
-	}
 	failedAfter, err := l.InsertFailed()
 	if err != nil {
 		return nil, err

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"io"
 	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
 	"spillway/internal/cluster"
+	"spillway/internal/logx"
 	"spillway/shedder"
 )
 
@@ -15,7 +17,8 @@ func TestFollow(t *testing.T) {
 	t.Parallel()
 	switches, _ := shedder.OpenSwitches("")
 	rules, _ := shedder.OpenRules("")
-	s := &server{log: slog.New(slog.DiscardHandler), gate: shedder.New(shedder.Config{}, switches, rules, time.Now())}
+	logs := logx.New(io.Discard, new(slog.LevelVar), "text")
+	s := &server{log: logs.Always, logs: logs, gate: shedder.New(shedder.Config{}, switches, rules, time.Now())}
 	before, after := time.Now().Add(-time.Minute), time.Now().Add(time.Minute)
 	order := func(what, text string, at, until time.Time) {
 		s.follow(cluster.Order{What: what, Text: text, At: at, Until: until})

@@ -111,7 +111,7 @@ func TestWhoSpeaksIsNotDead(t *testing.T) {
 				if speaking.Load() {
 					said.Add(100)
 				}
-				return Counts{Backends: []BackendCounts{{Opened: 2 * said.Load(), Budget: said.Load(), Spoken: said.Load(), Unanswered: 1500}}}
+				return Counts{Backends: []BackendCounts{{Opened: 1500, Budget: said.Load(), Spoken: said.Load(), Unanswered: 1500}}}
 			}
 		})
 		time.Sleep(time.Second)

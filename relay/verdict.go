@@ -48,7 +48,7 @@ func (r *Relay) take(p probed, now time.Time) {
 			w.usual = p.took
 		}
 		w.usual += (p.took - w.usual) / 8
-	case p.outcome == timedOut && (p.started.Before(r.pardoned) || w.speaksSince(p.started, now)):
+	case (p.outcome == timedOut || p.outcome == broken) && (p.started.Before(r.pardoned) || w.speaksSince(p.started, now)):
 		w.excused++
 		return
 	default:
@@ -58,8 +58,8 @@ func (r *Relay) take(p probed, now time.Time) {
 }
 
 // speaksSince tells whether the backend has sent data to anybody since a probe was started, as far as the counts can tell. Such a
-// one is overloaded and not dead: its accept queue is full, so that probes fail as often as anybody's connections, and to call it
-// down would take from it what it still serves. If not one probe has been answered for excuseFor, it may speak to old connections
+// one is overloaded and not dead: its accept queue is full, so that probes hang or are reset (tcp_abort_on_overflow) as often as
+// anybody's connections, and to call it down would take from it what it still serves. If not one probe has been answered for excuseFor, it may speak to old connections
 // alone, and is not excused.
 func (w *watched) speaksSince(started, now time.Time) bool {
 	return w.spoke.After(started.Add(-countEvery)) && now.Sub(w.askedOK) < excuseFor

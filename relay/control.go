@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// ModeProxy is the mode in which this program ends TCP itself.
+const ModeProxy = "proxy"
+
 // Health is how backends are asked. Zero values mean the defaults.
 type Health struct {
 	Path           string        // /healthz
@@ -22,7 +25,7 @@ type Health struct {
 type Config struct {
 	Backends   []Backend // each address once
 	Listen     []string  // for Status
-	Mode       string    // kernel or proxy, for Status
+	Mode       string    // kernel or ModeProxy
 	ModeWhy    string
 	Masquerade bool
 	Health     Health

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -140,6 +141,32 @@ func TestWhoSpeaksIsNotDead(t *testing.T) {
 			t.Errorf("unanswered for %s: got %+v", excuseFor+time.Second, b)
 		}
 	})
+}
+
+func TestSilenceOfOneThatSpeaks(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		mode   string
+		answer answer
+		spoke  bool
+		silent bool
+	}{
+		{"kernel", answer{}, true, false},
+		{"kernel", answer{State: "overload"}, false, true},
+		{ModeProxy, answer{}, true, true},
+		{ModeProxy, answer{State: "calm"}, true, true},
+		{ModeProxy, answer{State: "escalated"}, true, false},
+		{ModeProxy, answer{Level: 0.1}, true, false},
+		{ModeProxy, answer{Level: 0.1}, false, true},
+	} {
+		r := New(Config{Mode: tt.mode, Backends: []Backend{{Addr: netip.MustParseAddrPort(one)}}}, &path{}, nil)
+		w := r.watched[0]
+		w.answer = tt.answer
+		r.heed(w, signs{silent: true, spoke: tt.spoke}, time.Now())
+		if w.signs.silent != tt.silent || w.suspect != tt.silent {
+			t.Errorf("%+v: got %+v, suspect %v", tt, w.signs, w.suspect)
+		}
+	}
 }
 
 func TestSheddingLowersTheBudget(t *testing.T) {

@@ -5,7 +5,7 @@ import "time"
 // signs are what the path's counts say of a backend, since the counts before. They are there long before a probe has timed out.
 type signs struct {
 	over   bool // connections were refused because too many wait
-	silent bool // connections go out, none is answered, and it says nothing to those it has
+	silent bool // connections go out and none is answered
 	spoke  bool // data came from it
 }
 
@@ -16,11 +16,10 @@ const fewConns = 10
 func readSigns(before, now BackendCounts) signs {
 	opened, refused := grown(before.Opened, now.Opened), grown(before.Budget, now.Budget)
 	answered := int64(opened) - int64(now.Unanswered-before.Unanswered)
-	spoke := grown(before.Spoken, now.Spoken) > 0
 	return signs{
 		over:   refused > 0,
-		spoke:  spoke,
-		silent: !spoke && opened+refused >= fewConns && now.Unanswered >= fewConns && answered <= int64(opened/10),
+		spoke:  grown(before.Spoken, now.Spoken) > 0,
+		silent: opened+refused >= fewConns && now.Unanswered >= fewConns && answered <= int64(opened/10),
 	}
 }
 

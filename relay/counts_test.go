@@ -23,7 +23,7 @@ func TestSignsInTheCounts(t *testing.T) {
 	f("the budget is full, and the backend answers", BackendCounts{Opened: 1500, Unanswered: 1500, Budget: 10},
 		BackendCounts{Opened: 2500, Unanswered: 1500, Budget: 1010}, signs{over: true})
 	f("its accept queue is full, and it serves those it has", BackendCounts{Opened: 1500, Unanswered: 1500, Budget: 10, Spoken: 5},
-		BackendCounts{Opened: 1500, Unanswered: 1500, Budget: 1010, Spoken: 6}, signs{over: true, spoke: true})
+		BackendCounts{Opened: 1500, Unanswered: 1500, Budget: 1010, Spoken: 6}, signs{over: true, silent: true, spoke: true})
 	f("few users, on their way", BackendCounts{}, BackendCounts{Opened: 9, Unanswered: 9}, signs{})
 	f("what waited is answered", BackendCounts{Opened: 1500, Unanswered: 1500}, BackendCounts{Opened: 1520, Unanswered: 0}, signs{})
 	f("the path was made anew", BackendCounts{Opened: 1e6, Budget: 1e6, Unanswered: 1000}, BackendCounts{Opened: 5, Unanswered: 5}, signs{})

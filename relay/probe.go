@@ -35,6 +35,11 @@ type answer struct {
 	Level float64 // share of what it is offered that it sheds, 0 to 1
 }
 
+// overloaded tells whether it says that it has more than it can serve.
+func (a answer) overloaded() bool {
+	return a.Level > 0 || a.State == "overload" || a.State == "escalated"
+}
+
 // probed is how a probe ended.
 type probed struct {
 	backend int

@@ -246,6 +246,12 @@ func (r *Relay) observe(c Counts, err error, now time.Time) (changed bool) {
 
 // heed takes in what the counts say of a backend. With a first sign against it, it is asked at once.
 func (r *Relay) heed(w *watched, s signs, now time.Time) (changed bool) {
+	// One that goes on serving those it has is not dead: its accept queue is full. Where this program itself accepts before it refuses,
+	// the herd costs the machine what the backend's return takes; there, one that has not said that it is overloaded is left
+	// alone for a moment, with the listener closed.
+	if s.spoke && (r.cfg.Mode != ModeProxy || w.answer.overloaded()) {
+		s.silent = false
+	}
 	// While only a part of the budget is open a herd fills it however well the backend is.
 	suspect := s.silent || s.over && w.budget.open == Bands
 	if suspect && !w.suspect && w.health.verdict != down {

@@ -15,7 +15,6 @@ type place struct {
 	got        int32 // of a reply that came in parts
 	source     int32 // of a kept connection
 	side       uint8
-	prev, next int32 // in flight
 	since      int64 // when it was asked, or when it may be opened
 	req        request
 }
@@ -33,31 +32,39 @@ const (
 
 const none = int32(-1)
 
-// flight is a list of places in the order of their since.
-type flight struct{ first, last int32 }
+// flight is a list of places of a slice, by their numbers, in the order in which they were pushed.
+type flight struct {
+	first, last int32
+	links       []link // of each place
+}
 
-func (f *flight) push(places []place, i int32) {
-	p := &places[i]
-	p.prev, p.next = f.last, none
+type link struct{ prev, next int32 }
+
+func newFlight(places int) flight {
+	return flight{first: none, last: none, links: make([]link, places)}
+}
+
+func (f *flight) push(i int32) {
+	f.links[i] = link{prev: f.last, next: none}
 	if f.last != none {
-		places[f.last].next = i
+		f.links[f.last].next = i
 	} else {
 		f.first = i
 	}
 	f.last = i
 }
 
-func (f *flight) remove(places []place, i int32) {
-	p := &places[i]
-	if p.prev != none {
-		places[p.prev].next = p.next
+func (f *flight) remove(i int32) {
+	l := f.links[i]
+	if l.prev != none {
+		f.links[l.prev].next = l.next
 	} else {
-		f.first = p.next
+		f.first = l.next
 	}
-	if p.next != none {
-		places[p.next].prev = p.prev
+	if l.next != none {
+		f.links[l.next].prev = l.prev
 	} else {
-		f.last = p.prev
+		f.last = l.prev
 	}
 }
 
@@ -69,7 +76,7 @@ type httpEngine struct {
 	upgrade    bool    // requests are WebSocket handshakes
 	talk       *wsTalk // requests are messages on WebSockets; nil: they are not
 	places     []place
-	flight     flight // connecting, asked, answered
+	flight     flight // places that are connecting, asked, answered, by their since
 	usable     [sides]ring[int32]
 	reopen     ring[int32]
 	connecting int
@@ -94,7 +101,7 @@ func newHTTPEngine(w *worker) *httpEngine {
 	n := perWorker(c.Conns, w.id, c.Threads)
 	e := &httpEngine{
 		worker: w, to: newRemote(c.Target, unix.SOCK_STREAM), keep: c.Mode.kept(), upgrade: c.Mode == WSHandshake, places: make([]place, n),
-		flight: flight{none, none}, reopen: newRing[int32](n), scratch: make([]byte, 64<<10), partial: make([]byte, n*partialBytes),
+		flight: newFlight(n), reopen: newRing[int32](n), scratch: make([]byte, 64<<10), partial: make([]byte, n*partialBytes),
 	}
 	if c.Mode == WSAnnounce {
 		e.talk = newWSTalk(c.Torrents, c.Offers)
@@ -234,7 +241,7 @@ func (e *httpEngine) connect(i int32, r request, now int64) {
 	fd, errno := e.to.dial(from)
 	p.fd, p.state, p.since, p.got = fd, connecting, now, 0
 	e.connecting++
-	e.flight.push(e.places, i)
+	e.flight.push(i)
 	if errno == 0 {
 		if errno = e.poller.add(fd, i, p.generation, interest); errno == 0 {
 			if !e.keep {
@@ -295,7 +302,7 @@ func (e *httpEngine) render(p *place) []byte {
 func (e *httpEngine) ask(i int32, r request, now int64) {
 	p := &e.places[i]
 	p.req, p.state, p.since, p.got = r, asked, now, 0
-	e.flight.push(e.places, i)
+	e.flight.push(i)
 	e.unanswered++
 	var b []byte
 	if e.talk != nil {

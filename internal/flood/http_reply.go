@@ -45,7 +45,7 @@ func (e *httpEngine) ready(i int32, generation, events uint32, now int64) {
 func (e *httpEngine) settled(i int32) {
 	e.connecting--
 	e.opened++
-	e.flight.remove(e.places, i)
+	e.flight.remove(i)
 	e.places[i].state = idle
 	e.setUsable(i)
 }
@@ -118,7 +118,7 @@ func (e *httpEngine) finish(i int32, o outcome, now int64) {
 	p.got = 0
 	switch {
 	case e.keep && o != malformed:
-		e.flight.remove(e.places, i)
+		e.flight.remove(i)
 		p.state = idle
 		e.setUsable(i)
 	case !e.keep && !e.upgrade:
@@ -166,12 +166,12 @@ func (e *httpEngine) shutPlace(i int32, abort bool, now int64) {
 		e.opened--
 	case connecting, upgrading:
 		e.connecting--
-		e.flight.remove(e.places, i)
+		e.flight.remove(i)
 	default:
 		if e.keep {
 			e.opened--
 		}
-		e.flight.remove(e.places, i)
+		e.flight.remove(i)
 	}
 	if p.fd != none {
 		if abort {

@@ -12,7 +12,7 @@ type udpEngine struct {
 	fresh    ring[int32]        // sockets that have not been opened
 	slots    []udpSlot
 	unused   ring[int32] // slots
-	flight   udpFlight
+	flight   flight
 	answered int // sockets that have been given an id before the flood
 	flying   int
 	reuse    bool
@@ -37,7 +37,6 @@ type udpSlot struct {
 	generation  uint32
 	transaction uint32
 	since       int64 // when it got its slot
-	prev, next  int32
 	hashes      int32 // of a scrape; 0: an announce
 	used        bool
 	connecting  bool
@@ -62,7 +61,7 @@ func newUDPEngine(w *worker) *udpEngine {
 	slots := min(max(int(waiting*1.25), n)+dueAtOnce, udpMaxSlots-1)
 	e := &udpEngine{
 		worker: w, to: newRemote(c.Target, unix.SOCK_DGRAM), sockets: make([]udpSocket, n), fresh: newRing[int32](n), slots: make([]udpSlot, slots),
-		unused: newRing[int32](slots), flight: udpFlight{none, none}, reuse: c.Mode == UDP, packet: make([]byte, 0, 16+20*maxHashes+128),
+		unused: newRing[int32](slots), flight: newFlight(slots), reuse: c.Mode == UDP, packet: make([]byte, 0, 16+20*maxHashes+128),
 		scratch: make([]byte, udpPacket),
 	}
 	attackers := 0
@@ -155,7 +154,7 @@ func (e *udpEngine) dispatch(now int64) {
 			if scrapes := e.cfg.Scrapes; scrapes > 0 && float64(e.rnd.next()>>32) < scrapes*(1<<32) {
 				p.hashes = int32(e.cfg.Hashes)
 			}
-			e.flight.push(e.slots, slot)
+			e.flight.push(slot)
 			e.flying++
 			s := &e.sockets[socket]
 			if e.reuse && s.hasID && now-s.idAt < udpIDAge {
@@ -232,7 +231,7 @@ func (e *udpEngine) done(slot int32, o outcome, now int64) {
 	p := &e.slots[slot]
 	e.record(p.req, o, now)
 	p.used = false
-	e.flight.remove(e.slots, slot)
+	e.flight.remove(slot)
 	e.flying--
 	e.unused.push(slot)
 }
@@ -327,31 +326,4 @@ func (e *udpEngine) close() {
 		}
 	}
 	closeFD(e.poller.fd)
-}
-
-// udpFlight is the slots on the way, oldest first.
-type udpFlight struct{ first, last int32 }
-
-func (f *udpFlight) push(slots []udpSlot, i int32) {
-	slots[i].prev, slots[i].next = f.last, none
-	if f.last != none {
-		slots[f.last].next = i
-	} else {
-		f.first = i
-	}
-	f.last = i
-}
-
-func (f *udpFlight) remove(slots []udpSlot, i int32) {
-	p := &slots[i]
-	if p.prev != none {
-		slots[p.prev].next = p.next
-	} else {
-		f.first = p.next
-	}
-	if p.next != none {
-		slots[p.next].prev = p.prev
-	} else {
-		f.last = p.prev
-	}
 }

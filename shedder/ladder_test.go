@@ -34,43 +34,6 @@ func TestLadder(t *testing.T) {
 	}
 }
 
-func TestFaults(t *testing.T) {
-	t.Parallel()
-	var f faults
-	now := simEpoch
-	burst := func(n int, over time.Duration) (off time.Duration) {
-		for range n {
-			now = now.Add(over / time.Duration(n))
-			off = max(off, f.add(now))
-		}
-		return off
-	}
-	for _, want := range []struct {
-		what  string
-		n     int
-		over  time.Duration
-		pause time.Duration
-		off   time.Duration
-	}{
-		{"a few", faultsMost - 1, time.Second, time.Minute, 0},
-		{"many, but slowly", 100, 100 * 2 * time.Second, time.Minute, 0},
-		{"in a loop", faultsMost, time.Second, time.Minute, time.Minute},
-		{"again", faultsMost, time.Second, time.Minute, 2 * time.Minute},
-		{"and again", faultsMost, time.Second, time.Minute, 4 * time.Minute},
-		{"", faultsMost, time.Second, time.Minute, 8 * time.Minute},
-		{"", faultsMost, time.Second, time.Minute, 16 * time.Minute},
-		{"", faultsMost, time.Second, time.Minute, 32 * time.Minute},
-		{"an hour at the most", faultsMost, time.Second, time.Minute, time.Hour},
-		{"", faultsMost, time.Second, tripForget, time.Hour},
-		{"hours later", faultsMost, time.Second, time.Minute, time.Minute},
-	} {
-		if off := burst(want.n, want.over); off != want.off {
-			t.Fatalf("%s: off for %s, want %s", want.what, off, want.off)
-		}
-		now = now.Add(want.pause)
-	}
-}
-
 func TestMemoryLevel(t *testing.T) {
 	t.Parallel()
 	level := memoryFine

@@ -57,6 +57,7 @@ type Switches struct {
 	mu      sync.Mutex                 // guards what follows; never held while the disk is waited for
 	set     [EndpointCount]SwitchState // the operator's
 	trips   [EndpointCount]SwitchState // our own; Mode On: none
+	held    [EndpointCount]bool        // on, by the operator's word over a trip: it does not trip
 	version uint64                     // of set
 }
 
@@ -152,6 +153,7 @@ func (s *Switches) Set(e Endpoint, mode Mode, d time.Duration, reason, by string
 	}
 	now := time.Now().UTC()
 	s.mu.Lock()
+	s.held[e] = mode == On && (s.held[e] || s.trips[e].Mode != On)
 	s.trips[e] = SwitchState{Endpoint: e}
 	state := SwitchState{Endpoint: e, Mode: mode, Until: endOf(now, d), Reason: reason, By: by, Since: now}
 	version := s.put(state)
@@ -167,14 +169,15 @@ func (s *Switches) Force(e Endpoint, mode Mode, by string) (SwitchState, error) 
 
 // Trip turns e off for d because something is wrong with it, in memory only. It never loosens what the operator has set: if
 // that is not On, nothing happens. Set ends it; else the operator's state is back when it is over. A second Trip can make it
-// longer, not shorter.
+// longer, not shorter. What the operator has turned on again while it was tripped does not trip any more, until it is turned off
+// or the process starts anew.
 func (s *Switches) Trip(e Endpoint, d time.Duration, reason string) {
 	now := time.Now().UTC()
 	until := endOf(now, min(max(d, MinFor), MaxFor))
 	s.mu.Lock()
 	trip := &s.trips[e]
 	switch {
-	case s.set[e].Mode != On:
+	case s.set[e].Mode != On, s.held[e]:
 	case trip.Mode != On:
 		if until.After(trip.Until) {
 			trip.Until = until
@@ -185,6 +188,20 @@ func (s *Switches) Trip(e Endpoint, d time.Duration, reason string) {
 	}
 	s.mu.Unlock()
 	s.changes.tell()
+}
+
+// Tripped tells whether e is off by a Trip.
+func (s *Switches) Tripped(e Endpoint) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.trips[e].Mode != On
+}
+
+// mayTrip tells whether a Trip of e would turn it off.
+func (s *Switches) mayTrip(e Endpoint) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.set[e].Mode == On && s.trips[e].Mode == On && !s.held[e]
 }
 
 // Expire turns on what was off until now, and returns the new states. When there is any it waits for the disk, as it does

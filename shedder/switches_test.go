@@ -175,6 +175,15 @@ func TestTrip(t *testing.T) {
 			t.Fatal(err)
 		}
 		want("the operator's word is the last", Announce, On, "api")
+		s.Trip(Announce, time.Minute, "again")
+		want("and is not taken back by another trip", Announce, On, "api")
+		for _, m := range []Mode{Off, On} {
+			if _, err := s.Set(Announce, m, 0, "", "api"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.Trip(Announce, time.Minute, "again")
+		want("what was turned off and on is as at first", Announce, Off, "spillway")
 	})
 }
 
@@ -191,6 +200,7 @@ func TestSwitchesAgainstModel(t *testing.T) {
 			t.Fatal(problem)
 		}
 		var set, trip [EndpointCount]SwitchState // trip: Mode On is none
+		var held [EndpointCount]bool             // on, and not to trip
 		for e := range set {
 			set[e].Endpoint = Endpoint(e)
 		}
@@ -223,16 +233,18 @@ func TestSwitchesAgainstModel(t *testing.T) {
 				} else if state.Until.Before(before.Add(d)) || state.Until.After(time.Now().Add(d)) {
 					t.Fatalf("ends at %v, want %v after %v", state.Until, d, before)
 				}
+				held[e] = m == On && (held[e] || trip[e].Mode != On)
 				set[e], trip[e] = state, SwitchState{}
 			case "force":
 				state, err := s.Force(e, m, "flag")
 				if err != nil || state.Mode != m || !state.Until.IsZero() || state.By != "flag" {
 					t.Fatalf("force: %+v, %v", state, err)
 				}
+				held[e] = m == On && (held[e] || trip[e].Mode != On)
 				set[e], trip[e] = state, SwitchState{}
 			case "trip":
 				s.Trip(e, max(d, time.Minute), "panicked")
-				if set[e].Mode == On && trip[e].Mode == On {
+				if set[e].Mode == On && trip[e].Mode == On && !held[e] {
 					trip[e] = s.State(e)
 					if trip[e].Mode != Off || trip[e].By != "spillway" {
 						t.Fatalf("trip: %+v", trip[e])
@@ -262,7 +274,7 @@ func TestSwitchesAgainstModel(t *testing.T) {
 					t.Fatal(problem)
 				}
 				s.OnChange(hear)
-				trip = [EndpointCount]SwitchState{}
+				trip, held = [EndpointCount]SwitchState{}, [EndpointCount]bool{}
 				want = 0
 			}
 			if len(told) != want {

@@ -1,6 +1,7 @@
 package wsserver
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
 	"slices"
@@ -19,7 +20,6 @@ const maxBad = 16
 const maxScrape = 74
 
 func (w *worker) handleMessage(t *socket, payload []byte) {
-	defer w.recover(t)
 	if w.s.Mode() == shedder.Off {
 		return // the socket is about to be closed
 	}
@@ -48,7 +48,7 @@ func (w *worker) handleMessage(t *socket, payload []byte) {
 	}
 }
 
-// recover ends the socket whose message panicked, and not the process. An endpoint that does so in a loop is switched off.
+// recover ends the socket whose message panicked, and not the process. An endpoint that does so in a loop switches itself off.
 func (w *worker) recover(t *socket) {
 	v := recover()
 	if v == nil {
@@ -63,6 +63,14 @@ func (w *worker) recover(t *socket) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.abort(closedError)
+}
+
+// erred tells of an error of our own, which no peer can cause. An endpoint that errs in a loop switches itself off.
+func (s *Server) erred(err error) {
+	s.log.Error("BUG: a WebSocket met an error of our own", "err", err)
+	if s.cfg.Gate != nil {
+		s.cfg.Gate.Erred(shedder.WS, time.Now())
+	}
 }
 
 // bad answers the first message of a socket that makes no sense, and closes at the sixteenth: whoever sends those reads
@@ -140,6 +148,11 @@ func (w *worker) handleAnnounce(t *socket) {
 	s.swarms.Announce(a, w.now, &w.reply)
 	if known && m.event == swarm.EventStopped {
 		t.leave(place)
+	}
+	if r := &w.reply; len(r.PeersWeb)%endpointBytes != 0 || len(r.FarWeb)%farBytes != 0 || max(len(r.PeersWeb)/endpointBytes, len(r.FarWeb)/farBytes) > a.NumWant {
+		w.send(t, appendRefusal(beginFrame(w.frame), m.infoHashRaw, "internal error", jitter(2*interval)))
+		s.erred(fmt.Errorf("the store's reply: %d and %d bytes of peers, %d peers wanted", len(r.PeersWeb), len(r.FarWeb), a.NumWant))
+		return
 	}
 	s.metrics.announces(verdict).Inc()
 	w.send(t, appendAnnounce(beginFrame(w.frame), m.infoHashRaw, &w.reply.Counts, jitter(told)))
@@ -249,7 +262,10 @@ func (w *worker) handleScrape(t *socket) {
 	}
 	slices.SortFunc(w.hashes, func(a, b swarm.InfoHash) int { return slices.Compare(a[:], b[:]) })
 	w.hashes = slices.Compact(w.hashes)
-	w.counts = s.swarms.Scrape(w.hashes, w.counts[:0])
+	if w.counts = s.swarms.Scrape(w.hashes, w.counts[:0]); len(w.counts) != len(w.hashes) {
+		s.erred(fmt.Errorf("the store's reply: counts of %d torrents, %d asked for", len(w.counts), len(w.hashes)))
+		w.counts = make([]swarm.Counts, len(w.hashes))
+	}
 	if s.cfg.Refuses != nil {
 		for i := range w.hashes {
 			if s.cfg.Refuses(&w.hashes[i], nil) != "" {

@@ -47,6 +47,9 @@ func giveWay() {
 	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, loopNice) // the calling thread's; lowering one's own is always allowed
 }
 
+// pollPause is how long a loop waits after epoll has failed it. Ten of them, and nobody new comes to the loop.
+const pollPause = 100 * time.Millisecond
+
 func (s *Server) startLoops() error {
 	n := s.cfg.Loops
 	if n == 0 {
@@ -93,7 +96,7 @@ func (l *loop) run() {
 	var err error
 	wait := func(fd uintptr) bool {
 		n, err = poll(int(fd), l.events[:])
-		return n != 0 // events, or an error
+		return n > 0 || err != nil
 	}
 	for {
 		if closed := l.raw.Read(wait); closed != nil {
@@ -101,8 +104,8 @@ func (l *loop) run() {
 		}
 		if err != nil {
 			if !errors.Is(err, unix.EINTR) {
-				l.s.log.Error("BUG: epoll_wait", "err", err)
-				return
+				l.s.erred(fmt.Errorf("epoll_wait: %w", err))
+				time.Sleep(pollPause)
 			}
 			continue
 		}
@@ -195,11 +198,11 @@ func boundBuffer(c net.Conn) {
 }
 
 // watch gives the socket to its loop, which is its reader from now on.
-func (t *socket) watch() bool {
+func (t *socket) watch() error {
 	t.mu.Lock() // others may have pushed already
 	defer t.mu.Unlock()
 	e := unix.EpollEvent{Events: t.interest(), Fd: int32(t.place)}
-	return unix.EpollCtl(t.loop.ep, unix.EPOLL_CTL_ADD, t.fd, &e) == nil
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(t.loop.ep, unix.EPOLL_CTL_ADD, t.fd, &e))
 }
 
 func (t *socket) interest() uint32 {

@@ -3,11 +3,13 @@ package wsserver
 import (
 	"crypto/sha1"
 	"encoding/base64"
+	"errors"
 	"net"
 	"net/netip"
 	"time"
 
 	"github.com/valyala/fasthttp"
+	"golang.org/x/sys/unix"
 
 	"spillway/shedder"
 )
@@ -182,7 +184,10 @@ func (s *Server) adopt(c net.Conn, client netip.Addr, accept *[28]byte) {
 		go t.readStream()
 		return
 	}
-	if !t.watch() {
+	if err := t.watch(); err != nil {
+		if !errors.Is(err, unix.ENOMEM) && !errors.Is(err, unix.ENOSPC) { // there is no room, which many sockets can cause
+			s.erred(err)
+		}
 		t.finish(closedError)
 	}
 }

@@ -70,6 +70,7 @@ func (w *worker) flush() {
 // took handles bytes that were read, into t.space() if t has a frame's beginning, else into any buffer; it keeps what is
 // left of them.
 func (w *worker) took(t *socket, b []byte) {
+	defer w.recover(t)
 	if t.in != nil {
 		t.in = t.in[:len(t.in)+len(b)]
 		b = t.in

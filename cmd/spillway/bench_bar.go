@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"spillway/internal/console"
 	"spillway/internal/flood"
 )
 
@@ -18,7 +19,7 @@ type progressLine struct {
 
 func newProgressLine(p *program) *progressLine {
 	l := &progressLine{p: p}
-	if f, ok := p.stderr.(*os.File); ok && isTerminal(f) {
+	if f, ok := p.stderr.(*os.File); ok && console.IsTerminal(f) {
 		l.terminal = f
 	}
 	return l
@@ -27,7 +28,7 @@ func newProgressLine(p *program) *progressLine {
 // show writes how it stands: label says what is running now, done is of whole.
 func (l *progressLine) show(now flood.Progress, label string, done, whole time.Duration) {
 	if l.terminal != nil {
-		width, _ := terminalSize(l.terminal)
+		width, _ := console.TerminalSize(l.terminal)
 		fmt.Fprintf(l.p.stderr, "\r\x1b[K%s", progressText(now, label, done, whole, width-1))
 	} else if l.n++; l.n%10 == 0 {
 		fmt.Fprintln(l.p.stderr, progressText(now, label, done, whole, 0))

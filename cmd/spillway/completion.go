@@ -11,6 +11,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"spillway/internal/config"
+	"spillway/internal/console"
 )
 
 // completionCmd prints a script that has the shell ask this program, by complete-words, what could come next. So a script need
@@ -244,9 +245,9 @@ func valuesOf(v *kong.Value) (kind string, found []candidate) {
 	case v.IsBool():
 		words = []string{"true", "false"}
 	case v.Flag == nil && v.Name == "mode", v.Flag != nil && slices.Contains([]string{"announce", "scrape", "ws", "udp"}, v.Name):
-		words = switchModes
+		words = console.SwitchModes
 	case v.Flag == nil && v.Name == "kind":
-		words = blockKinds
+		words = console.BlockKinds
 	case v.Tag.Type == "existingdir", v.Name == "data_dir", v.Flag != nil && v.Flag.PlaceHolder == "DIR":
 		return offerDirs, nil
 	case v.Tag.Type == "path", v.Tag.Type == "existingfile", v.Flag != nil && v.Flag.PlaceHolder == "FILE",

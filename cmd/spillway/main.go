@@ -18,19 +18,20 @@ import (
 	"github.com/alecthomas/kong"
 
 	"spillway/internal/config"
+	"spillway/internal/console"
 )
 
 // cli is the command line. kong fills it in.
 type cli struct {
 	File string `name:"config" placeholder:"FILE" env:"SPILLWAY_CONFIG" help:"Configuration file, YAML. None: the defaults."`
 
-	Serve   serveCmd   `cmd:"" help:"Run the tracker."`
-	Relay   relayCmd   `cmd:"" help:"Run the relay in front of it; check, apply and revert the kernel's settings."`
-	Ctl     ctlCmd     `cmd:"" help:"Ask and steer a running one: status, switches, blocks, limits; top shows it live."`
-	Bench   benchCmd   `cmd:"" help:"Ask or flood a tracker on this machine, compare two, and report what became of it."`
-	Drill   drillCmd   `cmd:"" help:"Play an incident on this machine, with and without protection, and report."`
-	Config  configCmd  `cmd:"" help:"Print or check a configuration, or make one of another tracker's."`
-	Version versionCmd `cmd:"" help:"Print the version."`
+	Serve   serveCmd    `cmd:"" help:"Run the tracker."`
+	Relay   relayCmd    `cmd:"" help:"Run the relay in front of it; check, apply and revert the kernel's settings."`
+	Ctl     console.Ctl `cmd:"" help:"Ask and steer a running one: status, switches, blocks, limits; top shows it live."`
+	Bench   benchCmd    `cmd:"" help:"Ask or flood a tracker on this machine, compare two, and report what became of it."`
+	Drill   drillCmd    `cmd:"" help:"Play an incident on this machine, with and without protection, and report."`
+	Config  configCmd   `cmd:"" help:"Print or check a configuration, or make one of another tracker's."`
+	Version versionCmd  `cmd:"" help:"Print the version."`
 
 	Man        manCmd           `cmd:"" help:"Print a manual page, or write all of them."`
 	Completion completionCmd    `cmd:"" help:"Print a script that completes command lines in bash, zsh or fish."`
@@ -67,7 +68,7 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 		flags = c.Relay.config()
 	}
 	src := config.Sources{File: c.File, Environ: environ, Flags: flags, Given: givenKeys(ctx)}
-	err = ctx.Run(&program{src: src, stdout: stdout, stderr: stderr})
+	err = ctx.Run(&program{src: src, stdout: stdout, stderr: stderr}, &console.Program{Src: src, Stdout: stdout, Stderr: stderr})
 	if code := exitCode(0); errors.As(err, &code) {
 		return int(code)
 	}
@@ -94,10 +95,8 @@ func newParser(c *cli, stdout, stderr io.Writer) *kong.Kong {
 	return parser
 }
 
-// exitCode is an answer of a command that is no error, such as ctl status --exit-code gives.
-type exitCode int
-
-func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
+// exitCode is an answer of a command that is no error.
+type exitCode = console.ExitCode
 
 // complain writes each line of err behind the program's name.
 func complain(w io.Writer, err error) {

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"spillway/internal/console"
+
 	"github.com/alecthomas/kong"
 )
 
@@ -37,7 +39,7 @@ func (c *manCmd) Run(p *program, parsed *kong.Context) error {
 	for _, name := range c.Command {
 		child := childNamed(node, name)
 		if child == nil {
-			return fmt.Errorf("man: no command %q in %s; there are %s", name, node.FullPath(), orList(commandNames(node)))
+			return fmt.Errorf("man: no command %q in %s; there are %s", name, node.FullPath(), console.OrList(commandNames(node)))
 		}
 		node = child
 	}

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -24,6 +23,7 @@ import (
 
 	"spillway/internal/admin"
 	"spillway/internal/config"
+	"spillway/internal/console"
 	"spillway/internal/listen"
 	"spillway/internal/logx"
 	"spillway/relay"
@@ -32,19 +32,16 @@ import (
 	"spillway/relay/proxy"
 )
 
-// relayStateFile is in the data directory: what the kernel's settings were before the profile was applied.
-const relayStateFile = "relay-sysctl.json"
-
 // relayCmd runs the relay, or looks after the kernel's settings. Its flags are those of serve that concern it, and its section.
 type relayCmd struct {
 	DataDir string       `name:"data_dir" help:"Where the admin token is kept, and what the kernel's settings were before. $STATE_DIRECTORY, set by systemd, is the default when it is there."`
 	Log     config.Log   `embed:"" prefix:"log." group:"Log"`
 	Relay   config.Relay `embed:"" prefix:"relay." group:"Relay"`
 
-	Run    relayRunCmd    `cmd:"" default:"1" help:"Run the relay; what is done when no command is named."`
-	Check  relayCheckCmd  `cmd:"" help:"Compare the kernel's settings with the fast-fail profile. Exit code 1 if they differ."`
-	Apply  relayApplyCmd  `cmd:"" help:"Set the kernel as the profile has it; what was there is kept for revert."`
-	Revert relayRevertCmd `cmd:"" help:"End forwarding: remove our table, put the kernel's settings back."`
+	Run    relayRunCmd         `cmd:"" default:"1" help:"Run the relay; what is done when no command is named."`
+	Check  console.RelayCheck  `cmd:"" help:"Compare the kernel's settings with the fast-fail profile. Exit code 1 if they differ."`
+	Apply  console.RelayApply  `cmd:"" help:"Set the kernel as the profile has it; what was there is kept for revert."`
+	Revert console.RelayRevert `cmd:"" help:"End forwarding: remove our table, put the kernel's settings back."`
 }
 
 // config is c as a whole configuration, for config.Sources.
@@ -259,18 +256,10 @@ func (r *relayServer) openProxy(backends []relay.Backend) error {
 	return nil
 }
 
-// relayOptions choose the kernel's settings a relay needs.
-func relayOptions(cfg config.Relay, role profile.Role) profile.Options {
-	return profile.Options{
-		Role: role, FastFail: cfg.Profile == "fast-fail", Extra: cfg.ProfileExtra,
-		IPv6: slices.ContainsFunc(cfg.Backends, func(b string) bool { return strings.HasPrefix(b, "[") }),
-	}
-}
-
 // applyProfile sets what can be set, and says what cannot.
 func (r *relayServer) applyProfile(role profile.Role) {
-	r.keys = profile.Keys(profile.ProcSys, relayOptions(r.cfg.Relay, role))
-	changed, problems := profile.Apply(profile.ProcSys, filepath.Join(r.cfg.DataDir, relayStateFile), r.keys)
+	r.keys = profile.Keys(profile.ProcSys, console.ProfileOptions(r.cfg.Relay, role))
+	changed, problems := profile.Apply(profile.ProcSys, filepath.Join(r.cfg.DataDir, console.ProfileState), r.keys)
 	for _, c := range changed {
 		r.log.Info("kernel setting changed; spillway relay revert puts it back", "key", c.Name, "old", c.Old, "new", c.New)
 	}

@@ -115,7 +115,7 @@ func suggest(written string, candidates []string) string {
 	}
 	best, bestDistance := "", max(2, len(written)/3)+1
 	for _, c := range candidates {
-		if d := distance(strings.ToLower(written), strings.ToLower(c)); d < bestDistance {
+		if d := Distance(strings.ToLower(written), strings.ToLower(c)); d < bestDistance {
 			best, bestDistance = c, d
 		}
 	}
@@ -141,9 +141,9 @@ func suggestKey(written string, siblings []string) string {
 	return lastParts[suggest(written, names)]
 }
 
-// distance counts the letters to insert, drop, change or swap with a neighbour
-// to get from a to b (optimal string alignment).
-func distance(a, b string) int {
+// Distance counts the letters to insert, drop, change or swap with a neighbour
+// to get from a to b (optimal string alignment). It takes time as the product of their lengths.
+func Distance(a, b string) int {
 	prev2, prev, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range prev {
 		prev[j] = j

@@ -1,4 +1,4 @@
-package main
+package console
 
 import (
 	"bytes"
@@ -386,12 +386,12 @@ func TestCtlClientSources(t *testing.T) {
 	broken := write("broken.yaml", "data_dir: [\n")
 	off := write("off.yaml", "data_dir: "+dir+"\nadmin: {listen: ''}\n")
 
-	f := func(c ctlCmd, file, env, wantPlace, wantToken, wantErr string) {
+	f := func(c Ctl, file, env, wantPlace, wantToken, wantErr string) {
 		t.Helper()
-		p := &program{}
-		p.src.File = file
+		p := &Program{}
+		p.Src.File = file
 		if env != "" {
-			p.src.Environ = []string{"SPILLWAY_ADMIN_TOKEN=" + env}
+			p.Src.Environ = []string{"SPILLWAY_ADMIN_TOKEN=" + env}
 		}
 		got, err := c.client(p)
 		if wantErr != "" {
@@ -404,18 +404,18 @@ func TestCtlClientSources(t *testing.T) {
 			t.Errorf("%+v %s %s: got %+v, %v, want %s, %s", c, file, env, got, err, wantPlace, wantToken)
 		}
 	}
-	f(ctlCmd{}, bare, "", "127.0.0.1:7070", "token-of-the-data-dir", "")
-	f(ctlCmd{}, full, "", "127.0.0.1:7000", "token-of-the-file", "")
-	f(ctlCmd{}, full, "token-of-the-environment", "127.0.0.1:7000", "token-of-the-environment", "")
-	f(ctlCmd{Admin: "127.0.0.1:1", TokenFile: flag}, full, "token-of-the-environment", "127.0.0.1:1", "token-of-the-flag", "")
+	f(Ctl{}, bare, "", "127.0.0.1:7070", "token-of-the-data-dir", "")
+	f(Ctl{}, full, "", "127.0.0.1:7000", "token-of-the-file", "")
+	f(Ctl{}, full, "token-of-the-environment", "127.0.0.1:7000", "token-of-the-environment", "")
+	f(Ctl{Admin: "127.0.0.1:1", TokenFile: flag}, full, "token-of-the-environment", "127.0.0.1:1", "token-of-the-flag", "")
 	// A broken configuration keeps nobody from the switches.
-	f(ctlCmd{Admin: "127.0.0.1:1", TokenFile: flag}, broken, "", "127.0.0.1:1", "token-of-the-flag", "")
-	f(ctlCmd{Admin: "127.0.0.1:1"}, broken, "token-of-the-environment", "127.0.0.1:1", "token-of-the-environment", "")
-	f(ctlCmd{Admin: "127.0.0.1:1"}, broken, "", "", "", "the configuration is not needed where --admin and --token-file are given")
-	f(ctlCmd{}, off, "", "", "", "admin.listen is empty in this configuration")
-	f(ctlCmd{Admin: "127.0.0.1:1"}, off, "", "127.0.0.1:1", "token-of-the-data-dir", "")
-	f(ctlCmd{TokenFile: write("two", "two words")}, bare, "", "", "", "holds a character that no token has")
-	f(ctlCmd{TokenFile: write("long", strings.Repeat("x", maxTokenBytes+1))}, bare, "", "", "", "holds no token")
+	f(Ctl{Admin: "127.0.0.1:1", TokenFile: flag}, broken, "", "127.0.0.1:1", "token-of-the-flag", "")
+	f(Ctl{Admin: "127.0.0.1:1"}, broken, "token-of-the-environment", "127.0.0.1:1", "token-of-the-environment", "")
+	f(Ctl{Admin: "127.0.0.1:1"}, broken, "", "", "", "the configuration is not needed where --admin and --token-file are given")
+	f(Ctl{}, off, "", "", "", "admin.listen is empty in this configuration")
+	f(Ctl{Admin: "127.0.0.1:1"}, off, "", "127.0.0.1:1", "token-of-the-data-dir", "")
+	f(Ctl{TokenFile: write("two", "two words")}, bare, "", "", "", "holds a character that no token has")
+	f(Ctl{TokenFile: write("long", strings.Repeat("x", maxTokenBytes+1))}, bare, "", "", "", "holds no token")
 }
 
 // The file is the tracker's own user's; somebody else is told which file, who he is and what to do.

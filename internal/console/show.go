@@ -1,4 +1,4 @@
-package main
+package console
 
 import (
 	"fmt"
@@ -8,20 +8,6 @@ import (
 
 	"spillway/internal/admin"
 )
-
-// screen is lines under construction, all of one width.
-type screen struct {
-	width  int // 0: no bound
-	colour bool
-	lines  []string
-}
-
-// line adds the line that f fills.
-func (s *screen) line(f func(l *line)) {
-	l := line{width: s.width, colour: s.colour}
-	f(&l)
-	s.lines = append(s.lines, l.String())
-}
 
 // statusLines is what ctl status prints.
 func statusLines(st *admin.Status, now time.Time, colour bool) []string {

@@ -1,4 +1,4 @@
-package main
+package console
 
 import (
 	"bytes"
@@ -33,9 +33,9 @@ net/netfilter/nf_conntrack_buckets 16384
 `
 
 // fakeHost has relayDefaults for a kernel, and nothing in /etc.
-func fakeHost(t *testing.T) relayHost {
+func fakeHost(t *testing.T) profileHost {
 	t.Helper()
-	h := relayHost{sysctl: t.TempDir(), root: t.TempDir(), stateFile: filepath.Join(t.TempDir(), "profile.json")}
+	h := profileHost{sysctl: t.TempDir(), root: t.TempDir(), stateFile: filepath.Join(t.TempDir(), "profile.json")}
 	for line := range strings.Lines(relayDefaults) {
 		if name, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
 			writeTestFile(t, filepath.Join(h.sysctl, name), value+"\n")
@@ -53,7 +53,7 @@ func writeTestFile(t *testing.T, path, content string) {
 }
 
 // install copies what deploy has for sysctl and modules-load to h.
-func install(t *testing.T, h relayHost, from, to string) {
+func install(t *testing.T, h profileHost, from, to string) {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join("../../deploy", from))
 	if err != nil {

@@ -1,4 +1,4 @@
-package main
+package console
 
 import (
 	"bytes"
@@ -210,9 +210,9 @@ func TestCtlRelayClientSources(t *testing.T) {
 	off := write("off.yaml", "data_dir: "+dir+"\nrelay: {admin: {listen: ''}}\n")
 	f := func(file string, environ []string, wantPlace, wantToken, wantErr string) {
 		t.Helper()
-		p := &program{}
-		p.src.File, p.src.Environ = file, environ
-		got, err := (&ctlCmd{Relay: true}).client(p)
+		p := &Program{}
+		p.Src.File, p.Src.Environ = file, environ
+		got, err := (&Ctl{Relay: true}).client(p)
 		if wantErr != "" {
 			if err == nil || !strings.Contains(err.Error(), wantErr) {
 				t.Errorf("%s: got %v, want %q", file, err, wantErr)

@@ -1,16 +1,15 @@
-package main
+package console
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
-	"io"
 	"math"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"spillway/internal/config"
 )
 
 // Text for a terminal. Much of it was chosen by strangers (user agents, peer ids), who would like to move the operator's
@@ -186,6 +185,20 @@ func (l *line) addf(s style, format string, args ...any) { l.add(s, fmt.Sprintf(
 // String has no blanks at its end, when there is no colour to carry on.
 func (l *line) String() string { return strings.TrimRight(l.b.String(), " ") }
 
+// screen is lines under construction, all of one width.
+type screen struct {
+	width  int // 0: no bound
+	colour bool
+	lines  []string
+}
+
+// line adds the line that f fills.
+func (s *screen) line(f func(l *line)) {
+	l := line{width: s.width, colour: s.colour}
+	f(&l)
+	s.lines = append(s.lines, l.String())
+}
+
 // count writes n in groups of three digits.
 func count(n int64) string {
 	digits := strconv.FormatUint(uint64(max(n, -n)), 10)
@@ -251,7 +264,7 @@ func clock(t, now time.Time) string {
 	return t.Format("15:04:05")
 }
 
-func orList(words []string) string {
+func OrList(words []string) string {
 	last := len(words) - 1
 	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
@@ -263,7 +276,7 @@ func knownWord(what, word string, words []string) error {
 		if w == word {
 			return nil
 		}
-		d := 2 * distance(word, w)
+		d := 2 * config.Distance(strings.ToLower(word[:min(len(word), 64)]), w)
 		if word != "" && strings.HasPrefix(w, word) {
 			d-- // "of" is off, not on
 		}
@@ -275,53 +288,7 @@ func knownWord(what, word string, words []string) error {
 		return fmt.Errorf("%s %q: there is none", what, word)
 	}
 	if nearest != "" {
-		return fmt.Errorf("%s %.40q: must be %s; did you mean %q?", what, word, orList(words), nearest)
+		return fmt.Errorf("%s %.40q: must be %s; did you mean %q?", what, word, OrList(words), nearest)
 	}
-	return fmt.Errorf("%s %.40q: must be %s", what, word, orList(words))
-}
-
-// distance counts the letters to insert, drop or change to get from a to b, of a's first 64.
-func distance(a, b string) int {
-	a = strings.ToLower(a[:min(len(a), 64)])
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(row[j]+1, diagonal+1, change)
-		}
-	}
-	return row[len(b)]
-}
-
-// writeRaw writes JSON as it came, but for characters that a terminal might obey: in JSON those can stand only in texts, where
-// an escape means the same.
-func writeRaw(w io.Writer, raw []byte) error {
-	var b bytes.Buffer
-	for _, r := range string(bytes.TrimSpace(raw)) {
-		if r > '~' && !unicode.IsPrint(r) && r <= 0xffff {
-			fmt.Fprintf(&b, `\u%04x`, r)
-			continue
-		}
-		b.WriteRune(r)
-	}
-	b.WriteByte('\n')
-	_, err := w.Write(b.Bytes())
-	return err
-}
-
-func writeJSON(w io.Writer, v any) error {
-	raw, err := json.Marshal(v)
-	if err != nil {
-		panic("BUG: ctl: " + err.Error())
-	}
-	return writeRaw(w, raw)
+	return fmt.Errorf("%s %.40q: must be %s", what, word, OrList(words))
 }

@@ -1,12 +1,9 @@
-package main
+package console
 
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -15,30 +12,27 @@ import (
 	"spillway/internal/config"
 )
 
-// ctlCmd talks to a running spillway by its admin API. It has no other way in: what it can do, a script with the token can.
-//
-// A command passes through ctlCmd.client (where, and with which token), client.call (one request), and says what came of it
-// in one line or a table (ctl_text.go). top draws frames (ctl_frame.go) until it is told to stop (ctl_top.go).
-type ctlCmd struct {
+// Ctl talks to a running spillway by its admin API. It has no other way in: what it can do, a script with the token can.
+type Ctl struct {
 	Admin     string        `placeholder:"ADDR" help:"Where the admin side listens: HOST:PORT, unix:/path, http://HOST or https://HOST. None: admin.listen of the configuration, which is 127.0.0.1:7070 if nobody set it."`
 	TokenFile string        `placeholder:"FILE" help:"File that holds the admin token. None: $SPILLWAY_ADMIN_TOKEN, admin.token of the configuration, or the file admin.token in data_dir."`
 	Relay     bool          `help:"Ask the relay, at relay.admin.listen, and not the tracker. It goes with status and top."`
 	JSON      bool          `name:"json" help:"Print what the API answers, as it is."`
 	Timeout   time.Duration `default:"5s" help:"Time one answer may take."`
 
-	Status   ctlStatusCmd `cmd:"" help:"Show how the tracker fares: load, switches, connections, memory."`
-	Top      ctlTopCmd    `cmd:"" help:"The same, live: who asks most as well. Switches WebSockets off at a key."`
-	Announce ctlSwitchCmd `cmd:"" help:"Show or turn the switch of announces over HTTP."`
-	Scrape   ctlSwitchCmd `cmd:"" help:"Show or turn the switch of scrapes over HTTP."`
-	WS       ctlSwitchCmd `cmd:"" name:"ws" help:"Show or turn the switch of WebSockets."`
-	UDP      ctlSwitchCmd `cmd:"" name:"udp" help:"Show or turn the switch of UDP."`
-	Block    ctlBlockCmd  `cmd:"" help:"List what is blocked and what is proposed for it; add, rm, accept."`
-	Limits   ctlLimitsCmd `cmd:"" help:"List the bounds that can be moved while it runs; set one."`
-	Page     ctlPageCmd   `cmd:"" help:"Print the URL of the operator's page. It holds the token."`
+	Status   statusCmd `cmd:"" help:"Show how the tracker fares: load, switches, connections, memory."`
+	Top      topCmd    `cmd:"" help:"The same, live: who asks most as well. Switches WebSockets off at a key."`
+	Announce switchCmd `cmd:"" help:"Show or turn the switch of announces over HTTP."`
+	Scrape   switchCmd `cmd:"" help:"Show or turn the switch of scrapes over HTTP."`
+	WS       switchCmd `cmd:"" name:"ws" help:"Show or turn the switch of WebSockets."`
+	UDP      switchCmd `cmd:"" name:"udp" help:"Show or turn the switch of UDP."`
+	Block    blockCmd  `cmd:"" help:"List what is blocked and what is proposed for it; add, rm, accept."`
+	Limits   limitsCmd `cmd:"" help:"List the bounds that can be moved while it runs; set one."`
+	Page     pageCmd   `cmd:"" help:"Print the URL of the operator's page. It holds the token."`
 }
 
 // Validate is called by the parser.
-func (c *ctlCmd) Validate(parsed *kong.Context) error {
+func (c *Ctl) Validate(parsed *kong.Context) error {
 	if err := c.validateRelay(parsed); err != nil {
 		return err
 	}
@@ -52,6 +46,15 @@ func (c *ctlCmd) Validate(parsed *kong.Context) error {
 	return err
 }
 
+// validateRelay refuses what a relay has not.
+func (c *Ctl) validateRelay(parsed *kong.Context) error {
+	selected := parsed.Selected()
+	if !c.Relay || selected == nil || selected.Name == "status" || selected.Name == "top" {
+		return nil
+	}
+	return fmt.Errorf("--relay goes with status and top, not with %s: a relay has no switches, blocks or limits; leave it out to ask the tracker", selected.Name)
+}
+
 // change is the body of a PUT.
 type change struct {
 	Mode   string `json:"mode,omitempty"`
@@ -61,11 +64,11 @@ type change struct {
 	Cluster bool `json:"cluster,omitempty"`
 }
 
-type ctlStatusCmd struct {
+type statusCmd struct {
 	ExitCode bool `help:"Exit with 3 if the state is not calm; of a relay: if it is not forwarding."`
 }
 
-func (cmd *ctlStatusCmd) Run(p *program, c *ctlCmd) error {
+func (cmd *statusCmd) Run(p *Program, c *Ctl) error {
 	if c.Relay {
 		return cmd.runRelay(p, c)
 	}
@@ -81,18 +84,18 @@ func (cmd *ctlStatusCmd) Run(p *program, c *ctlCmd) error {
 		return fmt.Errorf("%s answers as no tracker does; if it is a relay, ask with --relay", client.place)
 	}
 	if c.JSON {
-		err = writeRaw(p.stdout, raw)
+		err = writeRaw(p.Stdout, raw)
 	} else {
-		err = writeLines(p.stdout, statusLines(&st, time.Now(), p.colour()))
+		err = writeLines(p.Stdout, statusLines(&st, time.Now(), p.colour()))
 	}
 	if err == nil && cmd.ExitCode && st.Load.State != "calm" {
-		return exitCode(3)
+		return ExitCode(3)
 	}
 	return err
 }
 
-// ctlSwitchCmd is the same for each endpoint, whose name is the command's.
-type ctlSwitchCmd struct {
+// switchCmd is the same for each endpoint, whose name is the command's.
+type switchCmd struct {
 	Mode   string          `arg:"" optional:"" help:"on, reject-new, drain or off. None: show how it stands."`
 	For    config.Duration `placeholder:"TIME" help:"Goes back to on by itself after this time, as 10m or 1d. None: stays until somebody turns it."`
 	Reason string          `placeholder:"TEXT" help:"Why, for whoever looks at it next."`
@@ -100,11 +103,11 @@ type ctlSwitchCmd struct {
 	Cluster bool `help:"On all nodes that share a Redis (store.kind redis), those too that are down and come back."`
 }
 
-// switchModes are what a switch can be turned to.
-var switchModes = []string{"on", "reject-new", "drain", "off"}
+// SwitchModes are what a switch can be turned to.
+var SwitchModes = []string{"on", "reject-new", "drain", "off"}
 
 // Help is shown by ctl ws --help.
-func (ctlSwitchCmd) Help() string {
+func (switchCmd) Help() string {
 	return `reject-new: open WebSockets stay and announces of clients that have begun are served; new ones are refused. ` +
 		`drain: open WebSockets are closed over a minute, and no announce is served. off: the same, at once. ` +
 		`What is not served is answered politely, so that clients come back later and not at once. ` +
@@ -112,21 +115,21 @@ func (ctlSwitchCmd) Help() string {
 }
 
 // Validate is called by the parser.
-func (cmd *ctlSwitchCmd) Validate() error {
+func (cmd *switchCmd) Validate() error {
 	switch {
 	case cmd.Mode == "" && cmd.Cluster:
-		return errors.New("--cluster goes with a mode: " + orList(switchModes))
+		return errors.New("--cluster goes with a mode: " + OrList(SwitchModes))
 	case cmd.Mode == "" && (cmd.For != 0 || cmd.Reason != ""):
-		return errors.New("--for and --reason go with a mode: " + orList(switchModes))
+		return errors.New("--for and --reason go with a mode: " + OrList(SwitchModes))
 	case cmd.Mode == "on" && cmd.For != 0:
 		return errors.New("--for goes with a mode that ends, not with on")
 	case cmd.Mode == "":
 		return nil
 	}
-	return knownWord("mode", cmd.Mode, switchModes)
+	return knownWord("mode", cmd.Mode, SwitchModes)
 }
 
-func (cmd *ctlSwitchCmd) Run(p *program, c *ctlCmd, parsed *kong.Context) error {
+func (cmd *switchCmd) Run(p *Program, c *Ctl, parsed *kong.Context) error {
 	endpoint := parsed.Selected().Name
 	client, err := c.client(p)
 	if err != nil {
@@ -140,9 +143,9 @@ func (cmd *ctlSwitchCmd) Run(p *program, c *ctlCmd, parsed *kong.Context) error 
 		return err
 	}
 	if c.JSON {
-		return writeRaw(p.stdout, raw)
+		return writeRaw(p.Stdout, raw)
 	}
-	_, err = fmt.Fprintln(p.stdout, turnedText(&s, time.Duration(cmd.For), time.Now())+client.socketsAfter(s)+everywhere(cmd.Cluster))
+	_, err = fmt.Fprintln(p.Stdout, turnedText(&s, time.Duration(cmd.For), time.Now())+client.socketsAfter(s)+everywhere(cmd.Cluster))
 	return err
 }
 
@@ -179,7 +182,7 @@ func (c *client) socketsAfter(s admin.Switch) string {
 	return fmt.Sprintf("; %s WebSockets are being closed", count(int64(st.WebSockets)))
 }
 
-func showSwitch(p *program, c *ctlCmd, client *client, endpoint string) error {
+func showSwitch(p *Program, c *Ctl, client *client, endpoint string) error {
 	all, _, err := ask[admin.Switches](client, http.MethodGet, "switches", nil)
 	if err != nil {
 		return err
@@ -189,22 +192,22 @@ func showSwitch(p *program, c *ctlCmd, client *client, endpoint string) error {
 			continue
 		}
 		if c.JSON {
-			return writeJSON(p.stdout, s)
+			return writeJSON(p.Stdout, s)
 		}
-		_, err := fmt.Fprintln(p.stdout, switchText(&s, time.Now()))
+		_, err := fmt.Fprintln(p.Stdout, switchText(&s, time.Now()))
 		return err
 	}
 	return fmt.Errorf("the spillway at %s has no switch %q; is it older than this program?", client.place, endpoint)
 }
 
-type ctlLimitsCmd struct {
-	List ctlLimitsListCmd `cmd:"" default:"1" help:"List them. The default."`
-	Set  ctlLimitsSetCmd  `cmd:"" help:"Move one. It is forgotten at a restart: the configuration has the lasting value."`
+type limitsCmd struct {
+	List limitsListCmd `cmd:"" default:"1" help:"List them. The default."`
+	Set  limitsSetCmd  `cmd:"" help:"Move one. It is forgotten at a restart: the configuration has the lasting value."`
 }
 
-type ctlLimitsListCmd struct{}
+type limitsListCmd struct{}
 
-func (ctlLimitsListCmd) Run(p *program, c *ctlCmd) error {
+func (limitsListCmd) Run(p *Program, c *Ctl) error {
 	client, err := c.client(p)
 	if err != nil {
 		return err
@@ -214,17 +217,17 @@ func (ctlLimitsListCmd) Run(p *program, c *ctlCmd) error {
 		return err
 	}
 	if c.JSON {
-		return writeRaw(p.stdout, raw)
+		return writeRaw(p.Stdout, raw)
 	}
-	return writeLines(p.stdout, limitLines(limits.Limits, p.colour()))
+	return writeLines(p.Stdout, limitLines(limits.Limits, p.colour()))
 }
 
-type ctlLimitsSetCmd struct {
+type limitsSetCmd struct {
 	Name  string `arg:"" help:"As http.max_conns."`
 	Value int64  `arg:"" help:"A whole number."`
 }
 
-func (cmd *ctlLimitsSetCmd) Run(p *program, c *ctlCmd) error {
+func (cmd *limitsSetCmd) Run(p *Program, c *Ctl) error {
 	client, err := c.client(p)
 	if err != nil {
 		return err
@@ -249,28 +252,28 @@ func (cmd *ctlLimitsSetCmd) Run(p *program, c *ctlCmd) error {
 		return err
 	}
 	if c.JSON {
-		return writeRaw(p.stdout, raw)
+		return writeRaw(p.Stdout, raw)
 	}
-	_, err = fmt.Fprintf(p.stdout, "%s is %s (was %s), until the next restart\n", clean(l.Name), count(l.Value), count(was))
+	_, err = fmt.Fprintf(p.Stdout, "%s is %s (was %s), until the next restart\n", clean(l.Name), count(l.Value), count(was))
 	return err
 }
 
-type ctlPageCmd struct{}
+type pageCmd struct{}
 
 // Run asks nothing: the URL is right even while the tracker is not there.
-func (ctlPageCmd) Run(p *program, c *ctlCmd) error {
+func (pageCmd) Run(p *Program, c *Ctl) error {
 	client, err := c.client(p)
 	if err != nil {
 		return err
 	}
 	url, note := client.page()
 	if c.JSON {
-		return writeJSON(p.stdout, map[string]string{"url": url})
+		return writeJSON(p.Stdout, map[string]string{"url": url})
 	}
-	if _, err := fmt.Fprintln(p.stdout, url); err != nil {
+	if _, err := fmt.Fprintln(p.Stdout, url); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(p.stderr, note)
+	_, err = fmt.Fprintln(p.Stderr, note)
 	return err
 }
 
@@ -280,25 +283,4 @@ func forText(d config.Duration) string {
 		return ""
 	}
 	return d.String()
-}
-
-// colour reports whether to use colours: on a terminal, unless the operator does not want any (no-color.org).
-func (p *program) colour() bool {
-	f, ok := p.stdout.(*os.File)
-	return ok && isTerminal(f) && p.getenv("NO_COLOR") == "" && p.getenv("TERM") != "dumb"
-}
-
-func (p *program) getenv(name string) string {
-	value := ""
-	for _, e := range p.src.Environ {
-		if n, v, _ := strings.Cut(e, "="); n == name {
-			value = v
-		}
-	}
-	return value
-}
-
-func writeLines(w io.Writer, lines []string) error {
-	_, err := io.WriteString(w, strings.Join(lines, "\n")+"\n")
-	return err
 }

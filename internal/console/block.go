@@ -1,4 +1,4 @@
-package main
+package console
 
 import (
 	"crypto/sha256"
@@ -14,16 +14,16 @@ import (
 	"spillway/internal/config"
 )
 
-type ctlBlockCmd struct {
-	List   ctlBlockListCmd   `cmd:"" default:"1" help:"List the blocks and the proposals. The default."`
-	Add    ctlBlockAddCmd    `cmd:"" help:"Block requests that match."`
-	Rm     ctlBlockRmCmd     `cmd:"" help:"Remove a block."`
-	Accept ctlBlockAcceptCmd `cmd:"" help:"Make a block of a proposal."`
+type blockCmd struct {
+	List   blockListCmd   `cmd:"" default:"1" help:"List the blocks and the proposals. The default."`
+	Add    blockAddCmd    `cmd:"" help:"Block requests that match."`
+	Rm     blockRmCmd     `cmd:"" help:"Remove a block."`
+	Accept blockAcceptCmd `cmd:"" help:"Make a block of a proposal."`
 }
 
-type ctlBlockListCmd struct{}
+type blockListCmd struct{}
 
-func (ctlBlockListCmd) Run(p *program, c *ctlCmd) error {
+func (blockListCmd) Run(p *Program, c *Ctl) error {
 	client, err := c.client(p)
 	if err != nil {
 		return err
@@ -33,13 +33,13 @@ func (ctlBlockListCmd) Run(p *program, c *ctlCmd) error {
 		return err
 	}
 	if c.JSON {
-		return writeRaw(p.stdout, raw)
+		return writeRaw(p.Stdout, raw)
 	}
-	return writeLines(p.stdout, blockLines(&blocks, time.Now(), p.colour()))
+	return writeLines(p.Stdout, blockLines(&blocks, time.Now(), p.colour()))
 }
 
-// blockKinds are what a block can look at.
-var blockKinds = []string{"info-hash", "peer-id", "user-agent", "source"}
+// BlockKinds are what a block can look at.
+var BlockKinds = []string{"info-hash", "peer-id", "user-agent", "source"}
 
 // blockTarget is what a block is known by.
 type blockTarget struct {
@@ -55,7 +55,7 @@ func (t *blockTarget) Validate() error {
 	case t.Value == "":
 		return errors.New("value: none given; an empty one would match everybody")
 	}
-	return knownWord("kind", t.Kind, blockKinds)
+	return knownWord("kind", t.Kind, BlockKinds)
 }
 
 // path is where a block is in the API. The values . and .. would be taken for directories on the way, so they go behind it.
@@ -66,7 +66,7 @@ func (t *blockTarget) path() string {
 	return "blocks/" + t.Kind + "/" + url.PathEscape(t.Value)
 }
 
-type ctlBlockAddCmd struct {
+type blockAddCmd struct {
 	blockTarget
 	For    config.Duration `placeholder:"TIME" help:"Ends by itself after this time, as 1h. None: stays until it is removed."`
 	Reason string          `placeholder:"TEXT" help:"Why, for whoever looks at it next."`
@@ -74,7 +74,7 @@ type ctlBlockAddCmd struct {
 	Cluster bool `help:"On all nodes that share a Redis (store.kind redis), those too that are down and come back."`
 }
 
-func (cmd *ctlBlockAddCmd) Run(p *program, c *ctlCmd) error {
+func (cmd *blockAddCmd) Run(p *Program, c *Ctl) error {
 	client, err := c.client(p)
 	if err != nil {
 		return err
@@ -82,24 +82,24 @@ func (cmd *ctlBlockAddCmd) Run(p *program, c *ctlCmd) error {
 	return addBlock(p, c, client, cmd.blockTarget, change{For: forText(cmd.For), Reason: cmd.Reason, Cluster: cmd.Cluster})
 }
 
-func addBlock(p *program, c *ctlCmd, client *client, t blockTarget, with change) error {
+func addBlock(p *Program, c *Ctl, client *client, t blockTarget, with change) error {
 	b, raw, err := ask[admin.Block](client, http.MethodPut, t.path(), with)
 	if err != nil {
 		return err
 	}
 	if c.JSON {
-		return writeRaw(p.stdout, raw)
+		return writeRaw(p.Stdout, raw)
 	}
-	_, err = fmt.Fprintln(p.stdout, blockedText(&b, time.Now())+everywhere(with.Cluster))
+	_, err = fmt.Fprintln(p.Stdout, blockedText(&b, time.Now())+everywhere(with.Cluster))
 	return err
 }
 
-type ctlBlockRmCmd struct {
+type blockRmCmd struct {
 	blockTarget
 	Cluster bool `help:"On all nodes that share a Redis (store.kind redis), those too that are down and come back."`
 }
 
-func (cmd *ctlBlockRmCmd) Run(p *program, c *ctlCmd) error {
+func (cmd *blockRmCmd) Run(p *Program, c *Ctl) error {
 	client, err := c.client(p)
 	if err != nil {
 		return err
@@ -117,19 +117,19 @@ func (cmd *ctlBlockRmCmd) Run(p *program, c *ctlCmd) error {
 		return err
 	}
 	if c.JSON {
-		return writeRaw(p.stdout, raw)
+		return writeRaw(p.Stdout, raw)
 	}
-	_, err = fmt.Fprintf(p.stdout, "%s %s is not blocked any more%s\n", cmd.Kind, clean(cmd.Value), everywhere(cmd.Cluster))
+	_, err = fmt.Fprintf(p.Stdout, "%s %s is not blocked any more%s\n", cmd.Kind, clean(cmd.Value), everywhere(cmd.Cluster))
 	return err
 }
 
-type ctlBlockAcceptCmd struct {
+type blockAcceptCmd struct {
 	ID     string          `arg:"" help:"The proposal, by the ID that ctl block shows."`
 	For    config.Duration `placeholder:"TIME" default:"1h" help:"Ends by itself after this time; 0s: stays until it is removed."`
 	Reason string          `placeholder:"TEXT" help:"Why. None: what the proposal says."`
 }
 
-func (cmd *ctlBlockAcceptCmd) Run(p *program, c *ctlCmd) error {
+func (cmd *blockAcceptCmd) Run(p *Program, c *Ctl) error {
 	client, err := c.client(p)
 	if err != nil {
 		return err

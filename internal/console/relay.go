@@ -1,57 +1,19 @@
-package main
+package console
 
 import (
+	"context"
 	"fmt"
 	"net/http"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
-	"github.com/alecthomas/kong"
-
-	"spillway/internal/config"
 	"spillway/relay"
 )
 
-// side is one of the two admin sides a machine may have.
-type side struct {
-	program  string // that answers there
-	key      string // of the configuration
-	public   string // key of what it is often mistaken for
-	tokenEnv string
-	dataDir  string // of the systemd unit
-}
-
-var (
-	trackerSide = side{"spillway serve", "admin", "http.listen", "SPILLWAY_ADMIN_TOKEN", systemdDataDir}
-	relaySide   = side{"spillway relay", "relay.admin", "relay.listen", "SPILLWAY_RELAY_ADMIN_TOKEN", systemdRelayDataDir}
-)
-
-func (c *ctlCmd) side() side {
-	if c.Relay {
-		return relaySide
-	}
-	return trackerSide
-}
-
-// of is where the side listens and its token, as cfg has them.
-func (s side) of(cfg *config.Config) (listen, token string) {
-	if s == relaySide {
-		return cfg.Relay.Admin.Listen, cfg.Relay.Admin.Token
-	}
-	return cfg.Admin.Listen, cfg.Admin.Token
-}
-
-// validateRelay refuses what a relay has not.
-func (c *ctlCmd) validateRelay(parsed *kong.Context) error {
-	selected := parsed.Selected()
-	if !c.Relay || selected == nil || selected.Name == "status" || selected.Name == "top" {
-		return nil
-	}
-	return fmt.Errorf("--relay goes with status and top, not with %s: a relay has no switches, blocks or limits; leave it out to ask the tracker", selected.Name)
-}
-
-func (cmd *ctlStatusCmd) runRelay(p *program, c *ctlCmd) error {
+func (cmd *statusCmd) runRelay(p *Program, c *Ctl) error {
 	client, err := c.client(p)
 	if err != nil {
 		return err
@@ -64,12 +26,12 @@ func (cmd *ctlStatusCmd) runRelay(p *program, c *ctlCmd) error {
 		return err
 	}
 	if c.JSON {
-		err = writeRaw(p.stdout, raw)
+		err = writeRaw(p.Stdout, raw)
 	} else {
-		err = writeLines(p.stdout, relayLines(&st, time.Now(), p.colour()))
+		err = writeLines(p.Stdout, relayLines(&st, time.Now(), p.colour()))
 	}
 	if err == nil && cmd.ExitCode && st.State != "forwarding" {
-		return exitCode(3)
+		return ExitCode(3)
 	}
 	return err
 }
@@ -325,4 +287,100 @@ func (s *screen) relayEvents(st *relay.Status, now time.Time, rows int) {
 			l.add(plain, e.Text)
 		})
 	}
+}
+
+// relayView is all that a frame of ctl --relay top shows.
+type relayView struct {
+	place   string
+	now     time.Time
+	colour  bool
+	heard   time.Time
+	status  relay.Status
+	trouble string // why nothing newer was heard; empty: all is well
+}
+
+// relayFrame draws v in at most height lines of at most width columns. Pure.
+func relayFrame(v *relayView, width, height int) []string {
+	s := &screen{width: max(width, 1), colour: v.colour}
+	s.line(func(l *line) {
+		l.addf(bold, "spillway relay %s at %s", v.status.Version, v.place)
+		if at := v.now.Format("15:04:05"); l.width-l.used > len(at)+1 {
+			l.add(plain, right(at, l.width-l.used))
+		}
+	})
+	if v.trouble != "" {
+		s.line(func(l *line) {
+			l.addf(alarm, "NOTHING HEARD for %s", span(v.now.Sub(v.heard)))
+			l.add(plain, "  "+v.trouble)
+		})
+	}
+	s.relayHead(&v.status, v.now)
+	room := max(height-1, 0)
+	if spare := room - len(s.lines) - 2; spare > 0 {
+		s.lines = append(s.lines, "")
+		// A few events are worth more than the last of many backends.
+		events := min(len(v.status.Events), 3)
+		s.relayBackends(&v.status, v.now, max(spare-events-1, 1))
+	}
+	if spare := room - len(s.lines) - 1; spare > 0 && len(v.status.Events) > 0 {
+		s.lines = append(s.lines, "")
+		s.relayEvents(&v.status, v.now, spare)
+	}
+	s.lines = s.lines[:min(len(s.lines), room)]
+	for len(s.lines) < room {
+		s.lines = append(s.lines, "")
+	}
+	if height > 0 {
+		s.line(func(l *line) { l.add(dim, "q quit") })
+	}
+	return s.lines
+}
+
+func topRelay(p *Program, c *Ctl) error {
+	client, err := c.client(p)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	v := &relayView{place: client.place.text, colour: p.colour()}
+	look := func(ctx context.Context) (st relay.Status, err error) {
+		ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+		defer cancel()
+		st, _, err = askContext[relay.Status](ctx, client, http.MethodGet, "status", nil)
+		if err == nil {
+			err = client.wantRelay(&st)
+		}
+		return st, err
+	}
+	// What is wrong is better said on the operator's own screen than on one that vanishes.
+	first, err := look(ctx)
+	if err != nil {
+		return err
+	}
+	v.take(first, time.Now(), nil)
+	picture := &live{
+		frame: func(now time.Time, width, height int) []string {
+			v.now = now
+			return relayFrame(v, width, height)
+		},
+		look: func(ctx context.Context) func() {
+			st, err := look(ctx)
+			at := time.Now()
+			return func() { v.take(st, at, err) }
+		},
+		press: func(_ context.Context, keys []byte) bool {
+			return keys[0] != 0x1b && strings.ContainsAny(string(keys), "qQ") // F2 is ESC O Q, and no Q
+		},
+	}
+	return picture.show(ctx, p, 120, 60)
+}
+
+// take puts what was heard into the view.
+func (v *relayView) take(st relay.Status, at time.Time, err error) {
+	if err != nil {
+		v.trouble = err.Error()
+		return
+	}
+	v.trouble, v.heard, v.status = "", at, st
 }

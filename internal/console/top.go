@@ -1,34 +1,27 @@
-package main
+package console
 
 import (
 	"context"
 	"fmt"
-	"io"
 	"math"
 	"net/http"
-	"os"
 	"os/signal"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"spillway/internal/admin"
 )
 
-const topEvery = time.Second
-
-type ctlTopCmd struct{}
+type topCmd struct{}
 
 // Help is shown by ctl top --help.
-func (ctlTopCmd) Help() string {
+func (topCmd) Help() string {
 	return "Keys: q quits, w switches WebSockets off or on after a question, 1 to 5 and tab change what talkers are told apart by. " +
 		"Where there is no terminal, one frame is printed."
 }
 
-func (ctlTopCmd) Run(p *program, c *ctlCmd) error {
+func (topCmd) Run(p *Program, c *Ctl) error {
 	if c.JSON {
 		return fmt.Errorf(`--json: top has no JSON; "spillway ctl status --json" has`)
 	}
@@ -39,7 +32,7 @@ func (ctlTopCmd) Run(p *program, c *ctlCmd) error {
 	if err != nil {
 		return err
 	}
-	t := &top{client: client, view: view{place: client.place.text, colour: p.colour()}}
+	t := &top{client: client, view: view{place: client.place.text, colour: p.colour()}, news: make(chan func(), 1)}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	// What is wrong is better said on the operator's own screen than on one that vanishes.
@@ -49,23 +42,29 @@ func (ctlTopCmd) Run(p *program, c *ctlCmd) error {
 	}
 	t.view.offered, t.view.served, t.view.shed = client.lastMinute(ctx)
 	t.take(first)
-
-	out, ok := p.stdout.(*os.File)
-	if !ok || !isTerminal(out) {
-		lines := frame(&t.view, 80, 40)
-		return writeLines(p.stdout, trimBlank(lines[:len(lines)-1])) // there are no keys here
+	defer t.tasks.Wait()
+	picture := &live{
+		frame: func(now time.Time, width, height int) []string {
+			t.view.now = now
+			return frame(&t.view, width, height)
+		},
+		look: func(ctx context.Context) func() {
+			l := client.look(ctx)
+			return func() { t.take(l) }
+		},
+		press: t.press,
+		news:  t.news,
 	}
-	return t.run(ctx, os.Stdin, out)
+	return picture.show(ctx, p, 80, 40)
 }
 
-// top is ctl top while it runs. Its fields belong to the goroutine in run.
+// top is ctl top while it runs. Its fields belong to the goroutine that draws.
 type top struct {
-	client        *client
-	view          view
-	width, height int     // of the last frame
-	ask           *change // what y would do
-	tasks         sync.WaitGroup
-	done          chan string // what came of a change; holds one
+	client *client
+	view   view
+	ask    *change // what y would do
+	tasks  sync.WaitGroup
+	news   chan func() // what came of a change; holds one
 }
 
 // look is what is heard in one look at the tracker.
@@ -130,82 +129,6 @@ func (t *top) take(l look) {
 	v.offered.push(load.Offered)
 	v.served.push(load.Served)
 	v.shed.push(load.Shed + load.OverBudget + load.Refused)
-}
-
-// run draws until q, a signal or an error, and leaves the terminal as it was.
-func (t *top) run(ctx context.Context, in, out *os.File) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer t.tasks.Wait()
-	defer cancel()
-	keys, looks := make(chan []byte), make(chan look)
-	t.done = make(chan string, 1)
-	if isTerminal(in) {
-		restore, err := rawMode(in)
-		if err != nil {
-			return fmt.Errorf("top: terminal: %w", err)
-		}
-		t.tasks.Go(func() { readKeys(ctx, in, keys) })
-		defer func() {
-			cancel()
-			for range keys { // until it reads no more: what is typed next is for the shell
-			}
-			restore()
-		}()
-	}
-	t.tasks.Go(func() { lookOften(ctx, t.client.look, looks) })
-	resized := make(chan os.Signal, 1)
-	signal.Notify(resized, unix.SIGWINCH)
-	defer signal.Stop(resized)
-
-	// The alternate screen, no cursor, no wrapping at the edge: xterm's private modes 1049, 25 and 7.
-	const enter, leave = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
-	if _, err := io.WriteString(out, enter); err != nil {
-		return err
-	}
-	defer func() { _, _ = io.WriteString(out, leave) }()
-	clock := time.NewTicker(topEvery)
-	defer clock.Stop()
-	for {
-		if err := t.draw(out); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case l := <-looks:
-			t.take(l)
-		case <-clock.C:
-		case <-resized:
-		case message := <-t.done:
-			t.view.message = message
-		case key, ok := <-keys:
-			if !ok || t.press(ctx, key) {
-				return nil
-			}
-		}
-	}
-}
-
-// draw erases each line before it is written: after one that fills the width the cursor is still on its last character, and
-// erasing to the right would take that. Mode 2026 lets terminals that know it show the frame at once.
-func (t *top) draw(out *os.File) error {
-	t.view.now = time.Now()
-	width, height := terminalSize(out)
-	var b strings.Builder
-	b.WriteString("\x1b[?2026h\x1b[H")
-	if width != t.width || height != t.height {
-		t.width, t.height = width, height
-		b.WriteString("\x1b[2J")
-	}
-	for i, text := range frame(&t.view, width, height) {
-		if i > 0 {
-			b.WriteString("\r\n")
-		}
-		b.WriteString("\x1b[K" + text)
-	}
-	b.WriteString("\x1b[?2026l")
-	_, err := io.WriteString(out, b.String())
-	return err
 }
 
 // press handles what one read of the keyboard gave, and reports whether it is time to quit. What comes in one read with the
@@ -280,38 +203,12 @@ func (t *top) turnWS(ctx context.Context, to change) {
 			message = turnedText(&sw, 0, time.Now())
 		}
 		select {
-		case <-t.done: // nobody has read it, and it is older
+		case <-t.news: // nobody has read it, and it is older
 		default:
 		}
 		select {
-		case t.done <- message:
+		case t.news <- func() { t.view.message = message }:
 		default:
 		}
 	})
-}
-
-// lookOften looks each second, or as often as answers come.
-func lookOften[T any](ctx context.Context, look func(context.Context) T, looks chan<- T) {
-	ticker := time.NewTicker(topEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		l := look(ctx)
-		select {
-		case <-ctx.Done():
-			return
-		case looks <- l:
-		}
-	}
-}
-
-func trimBlank(lines []string) []string {
-	for len(lines) > 0 && lines[len(lines)-1] == "" {
-		lines = lines[:len(lines)-1]
-	}
-	return lines
 }

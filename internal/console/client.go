@@ -1,4 +1,4 @@
-package main
+package console
 
 import (
 	"bytes"
@@ -44,6 +44,35 @@ type client struct {
 	side      side
 }
 
+// side is one of the two admin sides a machine may have.
+type side struct {
+	program  string // that answers there
+	key      string // of the configuration
+	public   string // key of what it is often mistaken for
+	tokenEnv string
+	dataDir  string // of the systemd unit
+}
+
+var (
+	trackerSide = side{"spillway serve", "admin", "http.listen", "SPILLWAY_ADMIN_TOKEN", systemdDataDir}
+	relaySide   = side{"spillway relay", "relay.admin", "relay.listen", "SPILLWAY_RELAY_ADMIN_TOKEN", systemdRelayDataDir}
+)
+
+func (c *Ctl) side() side {
+	if c.Relay {
+		return relaySide
+	}
+	return trackerSide
+}
+
+// of is where the side listens and its token, as cfg has them.
+func (s side) of(cfg *config.Config) (listen, token string) {
+	if s == relaySide {
+		return cfg.Relay.Admin.Listen, cfg.Relay.Admin.Token
+	}
+	return cfg.Admin.Listen, cfg.Admin.Token
+}
+
 // place is where an admin side listens.
 type place struct {
 	text   string // as the operator knows it
@@ -87,7 +116,7 @@ func parsePlace(text string) (place, error) {
 
 // client finds out whom to ask and with which token. The configuration is read only for what nobody has said: one that is
 // broken must not keep the operator from the switches.
-func (c *ctlCmd) client(p *program) (*client, error) {
+func (c *Ctl) client(p *Program) (*client, error) {
 	side := c.side()
 	token, from := p.getenv(side.tokenEnv), "$"+side.tokenEnv
 	if c.TokenFile != "" {
@@ -96,7 +125,7 @@ func (c *ctlCmd) client(p *program) (*client, error) {
 	file := c.TokenFile
 	at := c.Admin
 	if at == "" || token == "" && file == "" {
-		cfg, err := config.Load(p.src)
+		cfg, err := config.Load(p.Src)
 		if err != nil {
 			return nil, fmt.Errorf("%w\nthe configuration is not needed where --admin and --token-file are given", err)
 		}

@@ -1,31 +1,115 @@
-package main
+package console
 
 import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
+	"spillway/internal/config"
+	"spillway/relay/kernel"
 	"spillway/relay/profile"
 )
 
-// relayHost is where relay check, apply and revert look and write.
-type relayHost struct {
+// ProfileState is in the data directory: what the kernel's settings were before the profile was applied.
+const ProfileState = "relay-sysctl.json"
+
+// ProfileOptions choose the kernel's settings a relay needs.
+func ProfileOptions(cfg config.Relay, role profile.Role) profile.Options {
+	return profile.Options{
+		Role: role, FastFail: cfg.Profile == "fast-fail", Extra: cfg.ProfileExtra,
+		IPv6: slices.ContainsFunc(cfg.Backends, func(b string) bool { return strings.HasPrefix(b, "[") }),
+	}
+}
+
+// roleFlag says whose half of the profile is meant.
+type roleFlag struct {
+	Role string `default:"relay" enum:"relay,backend" help:"relay: this machine forwards. backend: connections end here."`
+}
+
+// host is where to look, and options what for.
+func (f roleFlag) host(p *Program) (profileHost, profile.Options, error) {
+	cfg, err := config.Load(p.Src)
+	if err != nil {
+		return profileHost{}, profile.Options{}, err
+	}
+	role, err := profile.ParseRole(f.Role, cfg.Relay.Mode)
+	return thisHost(defaultFile(cfg.DataDir, systemdRelayDataDir, ProfileState)), ProfileOptions(cfg.Relay, role), err
+}
+
+type RelayCheck struct {
+	roleFlag `embed:""`
+}
+
+// Help is shown by relay check --help.
+func (RelayCheck) Help() string {
+	return `Changes nothing and needs no right. On the machine of the tracker: spillway relay check --role backend.`
+}
+
+func (cmd *RelayCheck) Run(p *Program) error {
+	host, options, err := cmd.host(p)
+	if err != nil {
+		return err
+	}
+	ok, err := relayCheck(p.Stdout, host, options, p.colour())
+	if err == nil && !ok {
+		return ExitCode(1)
+	}
+	return err
+}
+
+type RelayApply struct {
+	roleFlag `embed:""`
+}
+
+func (cmd *RelayApply) Run(p *Program) error {
+	host, options, err := cmd.host(p)
+	if err != nil {
+		return err
+	}
+	return relayApply(p.Stdout, host, options)
+}
+
+type RelayRevert struct{}
+
+// Help is shown by relay revert --help.
+func (RelayRevert) Help() string {
+	return `Connections that are forwarded end with the table. It refuses while a relay runs: stop that first.`
+}
+
+func (RelayRevert) Run(p *Program) error {
+	cfg, err := config.Load(p.Src)
+	if err != nil {
+		return err
+	}
+	err = kernel.Revert()
+	if errors.Is(err, kernel.ErrRunning) {
+		return fmt.Errorf("%w: stop it first, as by: systemctl stop spillway-relay", err)
+	}
+	if err == nil {
+		_, err = fmt.Fprintln(p.Stdout, "nothing is forwarded any more: there is no table inet "+kernel.TableName)
+	}
+	return errors.Join(err, relayRevert(p.Stdout, thisHost(defaultFile(cfg.DataDir, systemdRelayDataDir, ProfileState))))
+}
+
+// profileHost is where relay check, apply and revert look and write.
+type profileHost struct {
 	sysctl    string // the kernel's settings
 	root      string // files that the next boot reads
 	stateFile string // values from before
 }
 
 // thisHost keeps the values from before in stateFile.
-func thisHost(stateFile string) relayHost {
-	return relayHost{sysctl: profile.ProcSys, root: "/", stateFile: stateFile}
+func thisHost(stateFile string) profileHost {
+	return profileHost{sysctl: profile.ProcSys, root: "/", stateFile: stateFile}
 }
 
 // profileColumns is what the table of relay check is made to fit into.
 const profileColumns = 100
 
 // relayCheck prints the profile beside what the kernel has, and tells whether they agree.
-func relayCheck(w io.Writer, h relayHost, o profile.Options, colour bool) (ok bool, err error) {
+func relayCheck(w io.Writer, h profileHost, o profile.Options, colour bool) (ok bool, err error) {
 	keys := profile.Keys(h.sysctl, o)
 	readings := profile.Read(h.sysctl, keys)
 	s := &screen{width: profileColumns, colour: colour}
@@ -169,7 +253,7 @@ func (s *screen) atBoot(b profile.Boot, o profile.Options) {
 }
 
 // relayApply writes what differs, and prints a line for each key it has written.
-func relayApply(w io.Writer, h relayHost, o profile.Options) error {
+func relayApply(w io.Writer, h profileHost, o profile.Options) error {
 	keys := profile.Keys(h.sysctl, o)
 	changed, problems := profile.Apply(h.sysctl, h.stateFile, keys)
 	if len(changed)+len(problems) == 0 {
@@ -180,7 +264,7 @@ func relayApply(w io.Writer, h relayHost, o profile.Options) error {
 }
 
 // relayRevert puts back what relayApply found, and prints a line for each key.
-func relayRevert(w io.Writer, h relayHost) error {
+func relayRevert(w io.Writer, h profileHost) error {
 	restored, problems := profile.Revert(h.sysctl, h.stateFile)
 	if len(restored)+len(problems) == 0 {
 		_, err := fmt.Fprintln(w, "nothing to put back: no key is as spillway wrote it since the last boot")

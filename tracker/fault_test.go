@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -121,5 +122,104 @@ func TestPanicsOfHandshakesTurnWebSocketsOff(t *testing.T) {
 	}
 	if d := s.announce(announceURI("")); d.FailureReason != "" {
 		t.Errorf("an announce meanwhile: got %v", d.raw)
+	}
+}
+
+// senseless is a store whose replies make no sense while broken is set.
+type senseless struct {
+	*swarm.Table
+	broken atomic.Bool
+}
+
+func (f *senseless) Announce(a *swarm.Announce, now time.Time, r *swarm.Reply) {
+	if f.Table.Announce(a, now, r); f.broken.Load() {
+		r.Peers4 = append(r.Peers4, 1, 2, 3, 4, 5)
+	}
+}
+
+func (f *senseless) Scrape(hashes []swarm.InfoHash, dst []swarm.Counts) []swarm.Counts {
+	if f.broken.Load() {
+		return dst
+	}
+	return f.Table.Scrape(hashes, dst)
+}
+
+// So is one that errs in a loop; and clients are told nothing that would bring them back soon.
+func TestErrorLoopTurnsItsEndpointOff(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		endpoint      shedder.Endpoint
+		uri, ok       string
+		failing, off  string // what is in the reply
+		other, theirs string
+	}{
+		{shedder.Announce, announceURI("&event=started"), "external ip", string(errInternal) + "8:intervali", string(errOff), "/healthz", "ok"},
+		{shedder.Scrape, scrapeURI, "incompletei1e", "incompletei0e", "incompletei0e", announceURI("&event=started"), "external ip"},
+	} {
+		t.Run(c.endpoint.String(), func(t *testing.T) {
+			t.Parallel()
+			gate := gated(shedder.Config{})
+			store := &senseless{Table: swarm.New(swarm.Config{})}
+			s := serveOn(t, func(cfg *Config) { cfg.Gate = gate }, "tcp4", "127.0.0.1:0", store)
+			want := func(when, uri, body string) {
+				t.Helper()
+				if r := s.get(uri); r.StatusCode != http.StatusOK || !strings.Contains(r.body, body) {
+					t.Errorf("%s, %s: got %s %q, want %q in it", when, uri, r.Status, r.body, body)
+				}
+			}
+			s.get(announceURI("&event=started"))
+			for range 5 { // and what goes well
+				want("before", c.uri, c.ok)
+			}
+			store.broken.Store(true)
+			for i := range 10 {
+				if mode := gate.Switches.Mode(c.endpoint); mode != shedder.On {
+					t.Fatalf("after %d errors: got %v, want on", i, mode)
+				}
+				want("in the loop", c.uri, c.failing)
+			}
+			if state := gate.Switches.State(c.endpoint); state.Mode != shedder.Off || state.By != "spillway" || !strings.Contains(state.Reason, "error") {
+				t.Fatalf("after ten errors: got %+v, want off, because of them", state)
+			}
+			store.broken.Store(false)
+			want("off", c.uri, c.off)
+			want("off", c.other, c.theirs)
+			gate.Switches.Expire(time.Now().Add(time.Minute))
+			want("a minute later", c.uri, c.ok)
+		})
+	}
+}
+
+// However many of its mistakes a client sends, they are its own.
+func TestMistakesOfClientsAreNoFaults(t *testing.T) {
+	t.Parallel()
+	gate := gated(shedder.Config{})
+	s := serve(t, func(cfg *Config) { cfg.Gate, cfg.TrustedProxies = gate, []string{"127.0.0.1"} })
+	for range 3 {
+		for _, uri := range []string{
+			"/announce", "/announce?info_hash=%", "/announce?" + strings.Repeat("x", maxAnnounceLine), announceURI("&port=99999"), announceURI(""),
+			"/scrape", "/scrape?info_hash=a", "/scrape?info_hash=%zz", "/scrape?" + strings.Repeat("x", maxScrapeLine),
+		} {
+			for _, header := range []string{"X-Forwarded-For: 192.0.2.1", "X-Forwarded-For: nobody", "Upgrade: websocket"} {
+				s.get(uri, header)
+			}
+		}
+	}
+	for _, line := range s.log.all() {
+		if strings.Contains(line, "BUG") {
+			t.Errorf("log: %s", line)
+		}
+	}
+	var out strings.Builder
+	gate.WriteMetrics(&out)
+	for _, line := range strings.Split(out.String(), "\n") {
+		if strings.HasPrefix(line, "spillway_faults_total") && !strings.HasSuffix(line, " 0") {
+			t.Error(line)
+		}
+	}
+	for _, state := range gate.Switches.All() {
+		if state.Mode != shedder.On {
+			t.Errorf("got %+v, want on", state)
+		}
 	}
 }

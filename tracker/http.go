@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -121,17 +120,6 @@ func (t *Tracker) handle(ctx *fasthttp.RequestCtx) {
 	}
 }
 
-func (t *Tracker) recover(ctx *fasthttp.RequestCtx) {
-	if v := recover(); v != nil {
-		t.metrics.panics.Inc()
-		t.log.Error("BUG: a request panicked", "panic", v, "stack", string(debug.Stack()))
-		t.gate.Fault(endpointOf(ctx), time.Now())
-		ctx.Response.Reset()
-		t.plain(ctx, fasthttp.StatusInternalServerError, "internal error\n")
-		ctx.SetConnectionClose()
-	}
-}
-
 // endpointOf is where a request that panicked was, for its switch.
 func endpointOf(ctx *fasthttp.RequestCtx) shedder.Endpoint {
 	path, _, _ := bytes.Cut(ctx.Request.Header.RequestURI(), []byte("?"))
@@ -198,6 +186,11 @@ func (t *Tracker) handleAnnounce(ctx *fasthttp.RequestCtx, uri, query, passkey [
 		claim(a, p)
 	}
 	t.waits.AnnounceWait(a, now, &b.reply)
+	if err := checkReply(a, &b.reply); err != nil {
+		t.erred(shedder.Announce, err)
+		t.fail(ctx, b, errInternal, interval)
+		return
+	}
 	b.out = appendAnnounce(b.out[:0], &announceReply{Reply: &b.reply, intervalSec: interval, external: addr, list: p.list})
 	ctx.Response.Header.SetContentTypeBytes(contentText)
 	ctx.Response.SetBody(b.out)
@@ -213,6 +206,7 @@ const (
 	errUnregistered  failure = "unregistered torrent: this tracker does not serve it"
 	errBlockedClient failure = "this client is not welcome at this tracker"
 	errPasskey       failure = "the passkey in the announce URL is not known here"
+	errInternal      failure = "internal error"
 	errFullScrape    failure = "a scrape of everything is refused; name torrents by info_hash"
 )
 
@@ -282,6 +276,10 @@ func (t *Tracker) handleScrape(ctx *fasthttp.RequestCtx, uri, query, passkey []b
 		return
 	}
 	b.counts = t.waits.ScrapeWait(b.hashes, b.counts[:0])
+	if err := checkCounts(b.hashes, b.counts); err != nil {
+		t.erred(shedder.Scrape, err)
+		b.counts = make([]swarm.Counts, len(b.hashes))
+	}
 	for i := range b.hashes {
 		if !s.access.allows(&b.hashes[i]) {
 			b.counts[i] = swarm.Counts{}
@@ -350,7 +348,8 @@ func (t *Tracker) answerShed(ctx *fasthttp.RequestCtx, p *announceParams, verdic
 func (t *Tracker) fail(ctx *fasthttp.RequestCtx, b *scratch, err error, intervalSec int) {
 	reason, ok := err.(failure)
 	if !ok {
-		reason = "internal error"
+		reason = errInternal
+		t.erred(endpointOf(ctx), err)
 	}
 	b.out = appendFailure(b.out[:0], string(reason), clampInterval(intervalSec))
 	ctx.Response.Header.SetContentTypeBytes(contentText)

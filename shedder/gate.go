@@ -180,6 +180,9 @@ func (g *Gate) admit(r *Request) Verdict {
 		return Serve
 	}
 	now := int64(r.Now.Sub(g.started))
+	if r.Endpoint == UDP {
+		return g.admitPacket(r, now)
+	}
 	limited, class := g.limited.Load(), r.Class
 	if r.Source.IsValid() {
 		key := g.sources.key(r.Source)
@@ -212,6 +215,30 @@ func (g *Gate) admit(r *Request) Verdict {
 	}
 	return Serve
 }
+
+// admitPacket decides about a request that is a packet. None is refused for its age or for the ramp's rate: a refusal costs what
+// serving does, so what was read is served, and the kernel drops what finds no room, for a tenth of that. Nor is one refused for
+// its source's budget: that would take from those who keep to theirs no more than it gives.
+func (g *Gate) admitPacket(r *Request, now int64) Verdict {
+	if r.Source.IsValid() {
+		key := g.sources.key(r.Source)
+		// Not the halved rates: they would make offenders of two thousand sources of which each asks little.
+		over := g.sources.host.charge(&g.sources.hosts[key.host%sourceCells], now, 0)
+		switch {
+		case !r.Crowded && !g.limited.Load():
+			g.sources.remember(key)
+		case over && r.Crowded:
+			r.Offends = g.sources.strike(key, now)
+		}
+	}
+	if r.Class == Scrapes && g.brownout.Load() >= BrownScrapes {
+		return Shed
+	}
+	return Serve
+}
+
+// Lose counts packets that the kernel dropped because there was no room for them.
+func (g *Gate) Lose(e Endpoint, n int) { g.counts[e][Lost].Add(uint64(n)) }
 
 // refusedBy tells what a switch that is not on lets through: with reject-new what is known to the tracker already, and on
 // WebSockets that are open everything until they are closed.

@@ -269,6 +269,64 @@ func TestOffenders(t *testing.T) {
 	}
 }
 
+// TestPacketsAreNotRefused: neither for their age nor at the ramp's rate nor for their source; who offends is told once in ten seconds,
+// by the budget as it was set, and only while more comes than is read.
+func TestPacketsAreNotRefused(t *testing.T) {
+	t.Parallel()
+	source := netip.MustParseAddr("192.0.2.1")
+	for name, state := range map[string]State{"calm": Calm, "ramp": Ramp, "overload": Overload, "escalated": Escalated} {
+		for _, crowded := range []bool{false, true} {
+			g := newGated(t, Config{PerSource: Budget{Rate: 10, Burst: 10}, PerPrefix: Budget{Rate: 1, Burst: 1}, Capacity: 1}, 0)
+			g.law.state = state
+			for range mostTight {
+				g.sources.tighten(true)
+			}
+			g.publish()
+			ask := func(every time.Duration) (offends int) {
+				for i := range 5000 {
+					r := Request{Endpoint: UDP, Class: Unknown, Source: source, Now: simEpoch.Add(time.Duration(i) * every), Age: time.Minute, Crowded: crowded}
+					if v := g.Admit(&r); v != Serve {
+						t.Fatalf("%s, crowded %v, request %d: got %d", name, crowded, i, v)
+					}
+					if r.Offends {
+						offends++
+					}
+				}
+				return offends
+			}
+			if n := ask(100 * time.Millisecond); n != 0 {
+				t.Errorf("%s, crowded %v, within the budget: offended %d times", name, crowded, n)
+			}
+			source = source.Next()
+			want := 0
+			if crowded {
+				want = 1
+			}
+			if n := ask(time.Millisecond); n != want {
+				t.Errorf("%s, crowded %v, far above it, for five seconds: offended %d times, want %d", name, crowded, n, want)
+			}
+			source = source.Next()
+		}
+	}
+}
+
+// TestLostPacketsAreSeen: as what was shed, in what was offered, and not by who stands in front, who forwards none.
+func TestLostPacketsAreSeen(t *testing.T) {
+	t.Parallel()
+	g := newGated(t, Config{}, 0)
+	for i := range 10 * rateSeconds * int(time.Second/TickLength) {
+		g.Admit(&Request{Endpoint: UDP, Now: simEpoch})
+		g.Lose(UDP, 3)
+		g.step(time.Duration(i+1) * TickLength)
+	}
+	if r := g.Load().Rates[UDP]; r.Level() < 0.7 || r.Level() > 0.8 || r.Served < 15 || r.Shed < 45 {
+		t.Errorf("got %+v, level %v, want three quarters of it shed", r, r.Level())
+	}
+	if state, level := g.Pressure(); state != Calm || level != 0 {
+		t.Errorf("pressure: got %v, %d", state, level)
+	}
+}
+
 // TestBacklogFollowsTheLoad: where each request has its connection, the kernel's queue is the only one there is.
 func TestBacklogFollowsTheLoad(t *testing.T) {
 	t.Parallel()

@@ -67,7 +67,7 @@ func (g *Gate) Load() Load {
 	}
 	for e := range l.Rates {
 		r := g.rates(Endpoint(e))
-		l.Rates[e] = Rates{Served: r[Serve] + r[Trim], Shed: r[Shed], OverBudget: r[OverBudget], Refused: r[Refuse]}
+		l.Rates[e] = Rates{Served: r[Serve] + r[Trim], Shed: r[Shed] + r[Lost], OverBudget: r[OverBudget], Refused: r[Refuse]}
 		l.Rates[e].Offered = l.Rates[e].Served + l.Rates[e].Shed + l.Rates[e].OverBudget + l.Rates[e].Refused
 	}
 	l.Why = g.why(&l)
@@ -119,6 +119,7 @@ func (g *Gate) WriteMetrics(w io.Writer) {
 			metrics.WriteGaugeUint64(w, fmt.Sprintf("spillway_switch{endpoint=%q,mode=%q}", e, m), on)
 		}
 	}
+	g.writeFaultMetrics(w)
 	for s := range stateCount {
 		on := uint64(0)
 		if l.State == s {
@@ -143,4 +144,4 @@ func (g *Gate) WriteMetrics(w io.Writer) {
 	metrics.WriteGaugeUint64(w, "spillway_rules", uint64(len(g.Rules.List())))
 }
 
-var verdictNames = [verdictCount]string{"serve", "trim", "shed", "source", "off"}
+var verdictNames = [verdictCount]string{"serve", "trim", "shed", "source", "off", "lost"}

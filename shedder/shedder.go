@@ -79,6 +79,7 @@ const (
 	Shed               // do not serve it, and answer in the way that brings the fewest retries
 	OverBudget         // the same, because its source asks too much
 	Refuse             // the endpoint's switch, or a rule, says so
+	Lost               // not decided upon: the kernel had no room for it, as Gate.Lose was told
 	verdictCount
 )
 
@@ -95,4 +96,8 @@ type Request struct {
 	Alone bool
 	// Direct says that Source is the connection's own address, which the kernel can drop.
 	Direct bool
+
+	// Crowded says of a packet that more come than are read, whatever the gate knows. Then Admit sets Offends where the source asks
+	// so far above its budget that the kernel should drop it for a while: refusing costs as much as serving.
+	Crowded, Offends bool
 }

@@ -149,6 +149,7 @@ func (g *Gate) measure(d time.Duration) tick {
 				t.served += diff
 			case Shed:
 				t.shed += diff
+			case Lost: // cost us nothing
 			default:
 				t.cut += diff
 			}
@@ -240,6 +241,9 @@ func (g *Gate) publish() {
 	g.state.Store(int32(g.law.state))
 	var offered, shed float64
 	for e := range EndpointCount {
+		if e == UDP {
+			continue // nobody stands in front of it who could send less
+		}
 		r := g.rates(e)
 		offered += r[Serve] + r[Trim] + r[Shed] + r[OverBudget]
 		shed += r[Shed] + r[OverBudget]

@@ -32,6 +32,7 @@ type UDP struct {
 	late    *udpLate // nil with a store that never asks
 	closed  atomic.Bool
 	dropped atomic.Uint64 // by the kernel, of sockets that are closed
+	cut     udpCut
 
 	set                       *metrics.Set
 	connects, badIDs          *metrics.Counter
@@ -101,6 +102,7 @@ func (u *UDP) Serve() error {
 	if u.late != nil {
 		answering.Go(func() { u.late.run(stop) })
 	}
+	answering.Go(func() { u.cut.run(u.socks, stop) })
 	failed := make(chan error, len(u.socks))
 	for _, s := range u.socks {
 		serving.Go(func() {
@@ -151,6 +153,8 @@ type udpWorker struct {
 	sock    *udpSocket
 	handler *udpHandler
 	turn    *udpTurn
+	room    udpRoom
+	dropped uint32 // by the kernel, as the gate has been told
 	err     error
 
 	// Of the batch in hand: packets there are, the next to look at, replies so far.
@@ -164,7 +168,8 @@ func newUDPWorker(u *UDP, s *udpSocket) (*udpWorker, error) {
 	}
 	h := newUDPHandler(u.tracker, u, &u.key)
 	h.sock, h.late = s, u.late
-	return &udpWorker{UDP: u, sock: s, handler: h, turn: turn}, nil
+	q := s.queue()
+	return &udpWorker{UDP: u, sock: s, handler: h, turn: turn, room: newUDPRoom(int(q.max) / 2), dropped: q.dropped}, nil
 }
 
 // serve answers what is there, and returns false when there is no more. The poller calls it when there may be.
@@ -185,6 +190,7 @@ func (w *udpWorker) serve(fd uintptr) (done bool) {
 		w.n, w.next, w.replies = n, 0, 0
 		now := time.Now()
 		w.handler.begin(now)
+		w.handler.crowded = w.room.crowded
 		for w.next < n {
 			w.answer()
 		}
@@ -194,9 +200,26 @@ func (w *udpWorker) serve(fd uintptr) (done bool) {
 		for i := range n {
 			w.sock.rewind(i)
 		}
+		if w.room.due(now) {
+			w.look(fd, now)
+		}
 		w.turn.give(now)
 	}
 	return true
+}
+
+// look is taken at the queue now and then.
+func (w *udpWorker) look(fd uintptr, now time.Time) {
+	q := udpQueueOf(fd)
+	lost := q.dropped - w.dropped // it may go round
+	w.dropped = q.dropped
+	if lost > 0 {
+		w.tracker.gate.Lose(shedder.UDP, int(lost))
+	}
+	// What the filter drops is counted with the rest.
+	if w.room.step(now, lost > 0 && w.cut.n.Load() == 0) {
+		_ = setUDPRoom(int(fd), w.room.now)
+	}
 }
 
 // answer handles what is left of the batch. One packet that meets a bug of ours is passed over, and the rest is not: the caller
@@ -217,7 +240,9 @@ func (w *udpWorker) answer() {
 			from = nil
 		}
 		h.packet, h.from = i, from
-		reply := h.handle(s.replies[w.replies][:0], s.request(i), addr, ageOfStamp(stamp, h.now))
+		age := ageOfStamp(stamp, h.now)
+		w.room.saw(age)
+		reply := h.handle(s.replies[w.replies][:0], s.request(i), addr, age)
 		if len(reply) > 0 {
 			s.reply(w.replies, i, len(reply), from)
 			w.replies++
@@ -235,18 +260,7 @@ func (t *Tracker) setUDPOffUntil(until time.Time) {
 
 // results count one kind of request by what became of it.
 type results struct {
-	served, trimmed, shed, source, off, bad *metrics.Counter
-}
-
-func (r *results) count(v shedder.Verdict) {
-	switch v {
-	case shedder.Shed:
-		r.shed.Inc()
-	case shedder.OverBudget:
-		r.source.Inc()
-	default:
-		r.off.Inc()
-	}
+	served, trimmed, shed, off, bad *metrics.Counter
 }
 
 func (c *counters) initUDP() {
@@ -256,7 +270,7 @@ func (c *counters) initUDP() {
 	scrape := func(result string) *metrics.Counter {
 		return c.set.NewCounter(fmt.Sprintf(`spillway_scrapes_total{proto="udp",result=%q}`, result))
 	}
-	c.udpAnnounce = results{announce("served"), announce("trimmed"), announce("shed"), announce("source"), announce("off"), announce("bad")}
+	c.udpAnnounce = results{served: announce("served"), trimmed: announce("trimmed"), off: announce("off"), bad: announce("bad")}
 	c.udpScrape = results{served: scrape("served"), shed: scrape("shed"), bad: scrape("bad")}
 }
 
@@ -284,4 +298,7 @@ func (u *UDP) WriteMetrics(w io.Writer) {
 	metrics.WriteCounterUint64(w, `spillway_udp_dropped_total{reason="kernel"}`, dropped)
 	metrics.WriteGaugeUint64(w, "spillway_udp_queue_bytes", bytes)
 	metrics.WriteGaugeUint64(w, "spillway_udp_queue_bytes_max", most)
+	metrics.WriteGaugeUint64(w, "spillway_udp_cut_sources", uint64(u.cut.n.Load()))
+	metrics.WriteGaugeUint64(w, "spillway_udp_cut_sources_max", maxUDPCut)
+	metrics.WriteCounterUint64(w, "spillway_udp_cut_sources_total", u.cut.total.Load())
 }

@@ -23,6 +23,7 @@ type udpHandler struct {
 	// Of the batch of packets in hand.
 	now      time.Time
 	settings *settings
+	crowded  bool // more come than are read
 
 	// What may have to wait is put aside with the way back to who sent it: packet number packet of sock's batch. Nil late: nothing
 	// waits.
@@ -72,30 +73,21 @@ func (h *udpHandler) handle(dst, in []byte, addr netip.Addr, age time.Duration) 
 	id, action, transaction := binary.BigEndian.Uint64(in), binary.BigEndian.Uint32(in[8:]), binary.BigEndian.Uint32(in[12:])
 	switch {
 	case action == actionConnect && id == connectMagic:
-		return h.connect(dst, transaction, addr, age)
+		return h.connect(dst, transaction, addr)
 	case action != actionAnnounce && action != actionScrape:
 		h.u.garbage.Inc()
 		return dst
 	case !h.ids.valid(id, addr):
 		return h.refuseID(dst, transaction, len(in))
 	case action == actionAnnounce:
-		return h.handleAnnounce(dst, in, transaction, addr, age)
+		return h.handleAnnounce(dst, in, transaction, addr)
 	}
-	return h.handleScrape(dst, in, transaction, addr, age)
+	return h.handleScrape(dst, in, transaction, addr)
 }
 
-// connect costs the asker as many bytes as us. In an overload one that has waited too long is dropped: it is the cheapest place
-// to turn somebody away, who asks again after 15 seconds. With the switch off all are told an id, for their announce is to be
-// answered: who is not comes back sooner.
-func (h *udpHandler) connect(dst []byte, transaction uint32, addr netip.Addr, age time.Duration) []byte {
-	gate := h.t.gate
-	if gate.Limited() && !gate.Closed(shedder.UDP) {
-		r := shedder.Request{Endpoint: shedder.UDP, Class: shedder.Unknown, Now: h.now, Age: age} // no source: it may be forged
-		if gate.Admit(&r) > shedder.Trim {
-			h.u.overload.Inc()
-			return dst
-		}
-	}
+// connect costs the asker as many bytes as us. With the switch off too all are told an id, for their announce is to be answered:
+// who is not comes back sooner.
+func (h *udpHandler) connect(dst []byte, transaction uint32, addr netip.Addr) []byte {
 	h.u.connects.Inc()
 	return appendUDPConnect(dst, transaction, h.ids.id(addr))
 }
@@ -105,13 +97,13 @@ func (h *udpHandler) connect(dst []byte, transaction uint32, addr netip.Addr, ag
 // minute (Transmission) before it connects anew.
 func (h *udpHandler) refuseID(dst []byte, transaction uint32, asked int) []byte {
 	h.u.badIDs.Inc()
-	if asked < udpReplyHeader+len(errUDPID) || h.t.gate.Limited() {
+	if asked < udpReplyHeader+len(errUDPID) || h.crowded || h.t.gate.Limited() {
 		return dst
 	}
 	return appendUDPError(dst, transaction, errUDPID)
 }
 
-func (h *udpHandler) handleAnnounce(dst, in []byte, transaction uint32, addr netip.Addr, age time.Duration) []byte {
+func (h *udpHandler) handleAnnounce(dst, in []byte, transaction uint32, addr netip.Addr) []byte {
 	t, s, p := h.t, h.settings, &h.params
 	err := parseUDPAnnounce(in, p)
 	if err == nil {
@@ -129,13 +121,14 @@ func (h *udpHandler) handleAnnounce(dst, in []byte, transaction uint32, addr net
 		t.metrics.udpAnnounce.off.Inc()
 		return appendUDPError(dst, transaction, string(errBlockedClient))
 	}
-	verdict := h.decide(addr, age)
+	verdict := h.decide(addr)
 	numWant := min(s.numWant(p.numWant), maxPeersOf(addr))
-	if verdict != shedder.Serve {
-		if verdict != shedder.Trim && !(verdict == shedder.Shed && needsPeers(p.peerID[:], classOf(p.event, p.seeder))) {
-			return h.answerShed(dst, transaction, verdict)
-		}
+	switch verdict {
+	case shedder.Serve:
+	case shedder.Trim:
 		numWant = min(numWant, trimmedNumWant)
+	default:
+		return h.refuse(dst, transaction)
 	}
 	interval := t.interval()
 	a := &h.announce
@@ -216,8 +209,8 @@ func (h *udpHandler) checkPasskey(options []byte) error {
 }
 
 // decide asks the rules and the gate about the announce in h.params. Its source has proven that it receives what is sent there;
-// still it is never the kernel's to drop: whoever sees a client's packets pass could have it dropped.
-func (h *udpHandler) decide(addr netip.Addr, age time.Duration) shedder.Verdict {
+// still it is never the firewall's to drop: whoever sees a client's packets pass could have it cut off from everything.
+func (h *udpHandler) decide(addr netip.Addr) shedder.Verdict {
 	p, gate := &h.params, h.t.gate
 	rules := gate.Rules
 	if !rules.Empty() && (rules.MatchSource(addr) || rules.MatchPeerID(&p.peerID) || rules.MatchInfoHash((*[20]byte)(&p.infoHash))) {
@@ -226,27 +219,33 @@ func (h *udpHandler) decide(addr netip.Addr, age time.Duration) shedder.Verdict 
 	if gate.Sample() {
 		gate.Talkers.Note(addr, nil, &p.peerID, (*[20]byte)(&p.infoHash))
 	}
-	verdict := gate.Admit(&shedder.Request{Endpoint: shedder.UDP, Class: classOf(p.event, p.seeder), Source: addr, Now: h.now, Age: age})
+	r := shedder.Request{Endpoint: shedder.UDP, Class: classOf(p.event, p.seeder), Source: addr, Now: h.now, Crowded: h.crowded}
+	verdict := gate.Admit(&r)
+	if r.Offends {
+		h.u.cut.add(addr, h.now)
+	}
 	if verdict == shedder.Serve && gate.Trims() {
 		return shedder.Trim
 	}
 	return verdict
 }
 
-// answerShed answers an announce that is not served: with a success without peers and a long interval, the only answer over UDP
-// that has an interval, and that clients obey. Where refusing has become dear it is none: who hears nothing asks again after 15
-// seconds, then 30, then 60.
-func (h *udpHandler) answerShed(dst []byte, transaction uint32, verdict shedder.Verdict) []byte {
-	h.t.metrics.udpAnnounce.count(verdict)
-	if state, _ := h.t.gate.Pressure(); state == shedder.Escalated {
+// refuse answers an announce that a switch or a rule does not let in: with a success without peers and a long interval, the only
+// answer over UDP that has an interval, and that clients obey. While there is no time for it, it is none: who hears nothing asks
+// again after 15 seconds, then 30, then 60.
+func (h *udpHandler) refuse(dst []byte, transaction uint32) []byte {
+	h.t.metrics.udpAnnounce.off.Inc()
+	if h.busy() {
 		h.u.overload.Inc()
 		return dst
 	}
-	interval := h.t.gate.ToldShed()
-	if verdict == shedder.Refuse {
-		interval = h.t.toldUDPOff(h.now)
-	}
-	return appendUDPAnnounce(dst, transaction, clampInterval(interval), &swarm.Counts{}, nil)
+	return appendUDPAnnounce(dst, transaction, clampInterval(h.t.toldUDPOff(h.now)), &swarm.Counts{}, nil)
+}
+
+// busy tells whether refusals are to cost as little as can be.
+func (h *udpHandler) busy() bool {
+	state, _ := h.t.gate.Pressure()
+	return h.crowded || state == shedder.Escalated
 }
 
 // toldOff is the interval of an announce that a switch or a rule refuses. While a switch is off for a time it is what is left of
@@ -260,7 +259,7 @@ func (t *Tracker) toldUDPOff(now time.Time) int {
 	return off
 }
 
-func (h *udpHandler) handleScrape(dst, in []byte, transaction uint32, addr netip.Addr, age time.Duration) []byte {
+func (h *udpHandler) handleScrape(dst, in []byte, transaction uint32, addr netip.Addr) []byte {
 	t, s := h.t, h.settings
 	h.hashes, h.counts = h.hashes[:0], h.counts[:0]
 	for rest := in[udpHeaderBytes:]; len(rest) >= 20 && len(h.hashes) < maxScrape; rest = rest[20:] {
@@ -270,12 +269,16 @@ func (h *udpHandler) handleScrape(dst, in []byte, transaction uint32, addr netip
 		t.metrics.udpScrape.bad.Inc()
 		return appendUDPError(dst, transaction, string(errUDPScrape))
 	}
-	r := shedder.Request{Endpoint: shedder.UDP, Class: shedder.Scrapes, Source: addr, Now: h.now, Age: age}
+	r := shedder.Request{Endpoint: shedder.UDP, Class: shedder.Scrapes, Source: addr, Now: h.now, Crowded: h.crowded}
 	// BEP 41 has no options for a scrape, and so no passkey: it is told zeros, which is no failure. A failed scrape is a failed
 	// announce to Transmission.
-	if t.gate.Admit(&r) > shedder.Trim || t.gate.Rules.MatchSource(addr) || s.passkeys != nil {
+	verdict := t.gate.Admit(&r)
+	if r.Offends {
+		h.u.cut.add(addr, h.now)
+	}
+	if verdict > shedder.Trim || t.gate.Rules.MatchSource(addr) || s.passkeys != nil {
 		t.metrics.udpScrape.shed.Inc()
-		if state, _ := t.gate.Pressure(); state == shedder.Escalated {
+		if h.busy() {
 			h.u.overload.Inc()
 			return dst
 		}

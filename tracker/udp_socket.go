@@ -121,11 +121,9 @@ func (s *udpSocket) configure(fd, family int, where netip.AddrPort, both, shared
 		}
 		return nil
 	}
-	// The kernel's queue is what is waited in, so it is bounded, in bytes. More than net.core.rmem_max needs CAP_NET_ADMIN.
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer) != nil {
-		if err := set("SO_RCVBUF", unix.SOL_SOCKET, unix.SO_RCVBUF, buffer); err != nil {
-			return err
-		}
+	// The kernel's queue is what is waited in, so it is bounded.
+	if err := setUDPRoom(fd, buffer); err != nil {
+		return os.NewSyscallError("setsockopt SO_RCVBUF", err)
 	}
 	if err := set("SO_TIMESTAMPNS", unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
 		return err
@@ -300,14 +298,17 @@ type udpQueue struct{ bytes, max, dropped uint32 }
 
 // queue asks the kernel; all zeros once the socket is closed. SO_MEMINFO's figures are those of enum sk_meminfo in linux/sock_diag.h.
 func (s *udpSocket) queue() (q udpQueue) {
-	_ = s.raw.Control(func(fd uintptr) {
-		var info [9]uint32
-		size := uint32(unsafe.Sizeof(info))
-		_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO, uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
-		if errno == 0 {
-			q = udpQueue{bytes: info[0], max: info[1], dropped: info[8]}
-		}
-	})
+	_ = s.raw.Control(func(fd uintptr) { q = udpQueueOf(fd) })
+	return q
+}
+
+func udpQueueOf(fd uintptr) (q udpQueue) {
+	var info [9]uint32
+	size := uint32(unsafe.Sizeof(info))
+	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO, uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	if errno == 0 {
+		q = udpQueue{bytes: info[0], max: info[1], dropped: info[8]}
+	}
 	return q
 }
 

@@ -29,6 +29,7 @@ func TestImports(t *testing.T) {
 		"spillway/internal/admin":            {"spillway/shedder", "spillway/relay", "spillway/internal/logx"},
 		"spillway/internal/console": {"spillway/internal/config", "spillway/internal/admin", "spillway/relay", "spillway/relay/kernel",
 			"spillway/relay/profile"},
+		"spillway/internal/cmdline":  {"spillway/internal/config", "spillway/internal/console"},
 		"spillway/internal/firewall": {},
 		"spillway/internal/cluster":  {"spillway/internal/logx", "spillway/tracker/swarm/shared/link"},
 		"spillway/internal/flood":    {},

@@ -17,13 +17,17 @@
 package flood
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
+
+	"spillway/internal/sys"
 )
 
 // Mode is what a flood is made of.
@@ -75,7 +79,6 @@ type Config struct {
 	Threads int   // 1
 	Cores   []int // one for each thread; none: any
 	First   bool  // the threads go before all others (SCHED_FIFO; needs root)
-	Idle    bool  // the threads get what others leave (SCHED_IDLE)
 
 	Good     time.Duration // a reply is good within this of its due time; 200 ms
 	Patience time.Duration // a request waits this long for a connection; 200 ms. Negative: not at all
@@ -94,7 +97,6 @@ type Config struct {
 	Offers        int     // of a WebSocket announce; 0: 5 to 10, but for WSAnnounce, where it is none
 	Hashes        int     // torrents of a scrape; 10
 	Scrapes       float64 // share of scrapes among what is asked over UDP
-	Seed          uint64
 
 	Progress func(Progress) // called once a second from another goroutine; may be nil
 }
@@ -114,40 +116,33 @@ func (c *Config) complete() error {
 	if err := checkTarget(c.Target); err != nil {
 		return err
 	}
-	def := func(b bool, set func()) {
-		if b {
-			set()
+	if c.Path == "" && c.Mode == WSAnnounce {
+		c.Path = "/"
+	}
+	if c.GoodKey == "" && c.Mode == Scrape {
+		c.GoodKey = "files"
+	}
+	if len(c.Profile) == 0 {
+		c.Profile = Profile{{Duration: 10 * time.Second, Multiple: 1, Share: -1}}
+	}
+	c.Path, c.Mode, c.GoodKey = cmp.Or(c.Path, "/announce"), cmp.Or(c.Mode, KeepAlive), cmp.Or(c.GoodKey, "external ip")
+	c.Source, c.Header = cmp.Or(c.Source, SourceReal), cmp.Or(c.Header, "X-Forwarded-For")
+	c.Conns, c.PeakConns, c.Threads = cmp.Or(c.Conns, 1000), cmp.Or(c.PeakConns, 64), cmp.Or(c.Threads, 1)
+	c.Good, c.Patience, c.Timeout = cmp.Or(c.Good, 200*time.Millisecond), cmp.Or(c.Patience, 200*time.Millisecond), cmp.Or(c.Timeout, 5*time.Second)
+	c.Honest, c.Torrents, c.Hashes = cmp.Or(c.Honest, 10_000), cmp.Or(c.Torrents, 1000), cmp.Or(c.Hashes, 10)
+	if c.Share = cmp.Or(c.Share, 0.9); c.Attackers == 0 {
+		c.Share = 0
+	}
+	if !c.Bind.IsValid() {
+		c.Bind = netip.MustParsePrefix("127.0.0.0/8")
+		if c.Source == SourceHeader {
+			c.Bind = netip.MustParsePrefix("10.0.0.0/8")
 		}
 	}
-	def(c.Path == "" && c.Mode == WSAnnounce, func() { c.Path = "/" })
-	def(c.Path == "", func() { c.Path = "/announce" })
-	def(c.Mode == "", func() { c.Mode = KeepAlive })
-	def(len(c.Profile) == 0, func() { c.Profile = Profile{{Duration: 10 * time.Second, Multiple: 1, Share: -1}} })
-	def(c.PeakConns == 0, func() { c.PeakConns = 64 })
-	def(c.Conns == 0, func() { c.Conns = 1000 })
-	def(c.Threads == 0, func() { c.Threads = 1 })
-	def(c.Good == 0, func() { c.Good = 200 * time.Millisecond })
-	def(c.Patience == 0, func() { c.Patience = 200 * time.Millisecond })
-	def(c.Timeout == 0, func() { c.Timeout = 5 * time.Second })
-	def(c.GoodKey == "" && c.Mode == Scrape, func() { c.GoodKey = "files" })
-	def(c.GoodKey == "", func() { c.GoodKey = "external ip" })
-	def(c.Source == "", func() { c.Source = SourceReal })
-	def(c.Header == "", func() { c.Header = "X-Forwarded-For" })
-	def(c.Honest == 0, func() { c.Honest = 10_000 })
-	def(c.Attackers > 0 && c.Share == 0, func() { c.Share = 0.9 })
-	def(c.Attackers == 0, func() { c.Share = 0 })
-	def(c.Torrents == 0, func() { c.Torrents = 1000 })
-	def(c.Hashes == 0, func() { c.Hashes = 10 })
-	def(!c.Bind.IsValid() && c.Source == SourceReal, func() { c.Bind = netip.MustParsePrefix("127.0.0.0/8") })
-	def(!c.Bind.IsValid(), func() { c.Bind = netip.MustParsePrefix("10.0.0.0/8") })
 
 	bad := func(format string, args ...any) error { return fmt.Errorf("flood: "+format, args...) }
-	known := false
-	for _, m := range Modes {
-		known = known || m == c.Mode
-	}
 	switch {
-	case !known:
+	case !slices.Contains(Modes, c.Mode):
 		return bad("mode %q: must be one of %v", c.Mode, Modes)
 	case c.Source != SourceReal && c.Source != SourceHeader:
 		return bad("source %q: must be %s or %s", c.Source, SourceReal, SourceHeader)
@@ -231,14 +226,68 @@ func Run(ctx context.Context, c Config) (*Result, error) {
 
 // run is one flood, or the closed loop that finds the peak.
 func run(ctx context.Context, c Config, closedLoop bool) (*Result, error) {
-	if err := raiseFileLimit(c.Conns + 64 + 4*c.Threads); err != nil {
-		return nil, err
+	files := c.Conns + 64 + 4*c.Threads
+	if allowed, err := sys.RaiseFileLimit(files); err != nil {
+		return nil, fmt.Errorf("flood: %w", err)
+	} else if allowed < files {
+		return nil, fmt.Errorf("flood: %d open files are needed and %d are allowed; raise the limit (ulimit -n) or lower conns", files, allowed)
 	}
 	// A worker holds its processor; what else runs here needs one too.
 	if procs := runtime.GOMAXPROCS(0); procs <= c.Threads {
 		runtime.GOMAXPROCS(c.Threads + 1)
 		defer runtime.GOMAXPROCS(procs)
 	}
-	team := newTeam(c, closedLoop)
-	return team.run(ctx)
+	return newTeam(c, closedLoop).run(ctx)
+}
+
+// Progress is how a flood stands.
+type Progress struct {
+	At, Total time.Duration
+	Phase     Phase
+	// Rates a second, since the last time.
+	Offered, Sent, Good, Late, Shed, Failed float64
+	Behind                                  uint64 // so far
+}
+
+func (p Progress) String() string {
+	behind := ""
+	if p.Behind > 0 {
+		behind = fmt.Sprintf(", generator behind %d", p.Behind)
+	}
+	return fmt.Sprintf("%3.0f of %.0f s, x%g: offered %.0f/s, good %.0f, late %.0f, shed %.0f, failed %.0f%s", p.At.Seconds(), p.Total.Seconds(),
+		p.Phase.Multiple, p.Offered, p.Good, p.Late, p.Shed, p.Failed, behind)
+}
+
+// watch tells Config.Progress once a second, until over is closed.
+func (t *team) watch(start time.Time, over <-chan struct{}) {
+	if t.cfg.Progress == nil {
+		return
+	}
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	var last [liveCount]uint64
+	lastAt := start
+	for {
+		var now time.Time
+		select {
+		case <-over:
+			return
+		case now = <-ticker.C:
+		}
+		p := Progress{At: now.Sub(start), Total: t.cfg.Profile.Total(), Behind: t.live[liveBehind].Load()}
+		left := p.At
+		for _, ph := range t.cfg.Profile {
+			p.Phase = ph
+			if left -= ph.Duration; left < 0 {
+				break
+			}
+		}
+		for i, to := range []*float64{&p.Offered, &p.Sent, &p.Good, &p.Late, &p.Shed, &p.Failed} {
+			n := t.live[i].Load()
+			*to = float64(n-last[i]) / now.Sub(lastAt).Seconds()
+			last[i] = n
+		}
+		lastAt = now
+		t.cfg.Progress(p)
+	}
 }

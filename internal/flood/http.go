@@ -3,6 +3,8 @@ package flood
 import (
 	"time"
 
+	"spillway/internal/sys"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -30,43 +32,7 @@ const (
 	answered // of a connection for one request: the server has yet to close it
 )
 
-const none = int32(-1)
-
-// flight is a list of places of a slice, by their numbers, in the order in which they were pushed.
-type flight struct {
-	first, last int32
-	links       []link // of each place
-}
-
-type link struct{ prev, next int32 }
-
-func newFlight(places int) flight {
-	return flight{first: none, last: none, links: make([]link, places)}
-}
-
-func (f *flight) push(i int32) {
-	f.links[i] = link{prev: f.last, next: none}
-	if f.last != none {
-		f.links[f.last].next = i
-	} else {
-		f.first = i
-	}
-	f.last = i
-}
-
-func (f *flight) remove(i int32) {
-	l := f.links[i]
-	if l.prev != none {
-		f.links[l.prev].next = l.next
-	} else {
-		f.first = l.next
-	}
-	if l.next != none {
-		f.links[l.next].prev = l.prev
-	} else {
-		f.last = l.prev
-	}
-}
+const none = sys.None
 
 // httpEngine has kept connections, which are idle or asked and opened again when they end, or one for each request.
 type httpEngine struct {
@@ -76,7 +42,7 @@ type httpEngine struct {
 	upgrade    bool    // requests are WebSocket handshakes
 	talk       *wsTalk // requests are messages on WebSockets; nil: they are not
 	places     []place
-	flight     flight // places that are connecting, asked, answered, by their since
+	flight     sys.Flight // places that are connecting, asked, answered, by their since
 	usable     [sides]ring[int32]
 	reopen     ring[int32]
 	connecting int
@@ -101,7 +67,7 @@ func newHTTPEngine(w *worker) *httpEngine {
 	n := perWorker(c.Conns, w.id, c.Threads)
 	e := &httpEngine{
 		worker: w, to: newRemote(c.Target, unix.SOCK_STREAM), keep: c.Mode.kept(), upgrade: c.Mode == WSHandshake, places: make([]place, n),
-		flight: newFlight(n), reopen: newRing[int32](n), scratch: make([]byte, 64<<10), partial: make([]byte, n*partialBytes),
+		flight: sys.NewFlight(n), reopen: newRing[int32](n), scratch: make([]byte, 64<<10), partial: make([]byte, n*partialBytes),
 	}
 	if c.Mode == WSAnnounce {
 		e.talk = newWSTalk(c.Torrents, c.Offers)
@@ -204,7 +170,7 @@ func (e *httpEngine) dispatch(now int64) {
 // evict makes room, where none is left, by giving up the oldest connection if its request cannot be good any more: who floods
 // does not wait for the timeout of what he sent before.
 func (e *httpEngine) evict(now int64) int32 {
-	i := e.flight.first
+	i := e.flight.First
 	if i == none {
 		return none
 	}
@@ -241,9 +207,9 @@ func (e *httpEngine) connect(i int32, r request, now int64) {
 	fd, errno := e.to.dial(from)
 	p.fd, p.state, p.since, p.got = fd, connecting, now, 0
 	e.connecting++
-	e.flight.push(i)
+	e.flight.Push(i)
 	if errno == 0 {
-		if errno = e.poller.add(fd, i, p.generation, interest); errno == 0 {
+		if errno = e.poller.Add(fd, i, p.generation, interest); errno == 0 {
 			if !e.keep {
 				e.sendFirst(i, now)
 			}
@@ -264,7 +230,7 @@ func (e *httpEngine) connect(i int32, r request, now int64) {
 // sendFirst sends the request of a connection that was opened for it, if it is open.
 func (e *httpEngine) sendFirst(i int32, now int64) {
 	p := &e.places[i]
-	n, errno := send(p.fd, e.render(p))
+	n, errno := sys.Send(p.fd, e.render(p))
 	switch {
 	case errno == unix.EAGAIN:
 		return // not connected yet
@@ -302,7 +268,7 @@ func (e *httpEngine) render(p *place) []byte {
 func (e *httpEngine) ask(i int32, r request, now int64) {
 	p := &e.places[i]
 	p.req, p.state, p.since, p.got = r, asked, now, 0
-	e.flight.push(i)
+	e.flight.Push(i)
 	e.unanswered++
 	var b []byte
 	if e.talk != nil {
@@ -311,7 +277,7 @@ func (e *httpEngine) ask(i int32, r request, now int64) {
 	} else {
 		b = e.render(p)
 	}
-	n, errno := send(p.fd, b)
+	n, errno := sys.Send(p.fd, b)
 	if errno != 0 || n < len(b) {
 		e.fail(i, reset, now) // a socket's buffer has room for far more than one request
 		return

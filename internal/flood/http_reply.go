@@ -1,6 +1,10 @@
 package flood
 
-import "golang.org/x/sys/unix"
+import (
+	"golang.org/x/sys/unix"
+
+	"spillway/internal/sys"
+)
 
 // ready is told what the poll found.
 func (e *httpEngine) ready(i int32, generation, events uint32, now int64) {
@@ -11,7 +15,7 @@ func (e *httpEngine) ready(i int32, generation, events uint32, now int64) {
 	if p.state == connecting {
 		switch {
 		case events&(unix.EPOLLERR|unix.EPOLLHUP) != 0:
-			_, errno := recv(p.fd, e.scratch)
+			_, errno := sys.Recv(p.fd, e.scratch)
 			e.dialErr = errno
 			e.fail(i, connectOutcome(errno), now)
 			return
@@ -19,7 +23,7 @@ func (e *httpEngine) ready(i int32, generation, events uint32, now int64) {
 			return
 		case e.talk != nil:
 			b := e.requests.upgrade(int(p.source))
-			if n, errno := send(p.fd, b); errno != 0 || n < len(b) {
+			if n, errno := sys.Send(p.fd, b); errno != 0 || n < len(b) {
 				e.dialErr = errno
 				e.fail(i, reset, now)
 				return
@@ -45,7 +49,7 @@ func (e *httpEngine) ready(i int32, generation, events uint32, now int64) {
 func (e *httpEngine) settled(i int32) {
 	e.connecting--
 	e.opened++
-	e.flight.remove(i)
+	e.flight.Remove(i)
 	e.places[i].state = idle
 	e.setUsable(i)
 }
@@ -59,7 +63,7 @@ func (e *httpEngine) readable(i int32, ended bool, now int64) {
 		if p.got > 0 {
 			into = own[p.got:]
 		}
-		n, errno := recv(p.fd, into)
+		n, errno := sys.Recv(p.fd, into)
 		switch {
 		case errno == unix.EAGAIN:
 			return
@@ -118,7 +122,7 @@ func (e *httpEngine) finish(i int32, o outcome, now int64) {
 	p.got = 0
 	switch {
 	case e.keep && o != malformed:
-		e.flight.remove(i)
+		e.flight.Remove(i)
 		p.state = idle
 		e.setUsable(i)
 	case !e.keep && !e.upgrade:
@@ -166,18 +170,18 @@ func (e *httpEngine) shutPlace(i int32, abort bool, now int64) {
 		e.opened--
 	case connecting, upgrading:
 		e.connecting--
-		e.flight.remove(i)
+		e.flight.Remove(i)
 	default:
 		if e.keep {
 			e.opened--
 		}
-		e.flight.remove(i)
+		e.flight.Remove(i)
 	}
 	if p.fd != none {
 		if abort {
-			abortFD(p.fd)
+			sys.Abort(p.fd)
 		} else {
-			closeFD(p.fd)
+			sys.Close(p.fd)
 		}
 	}
 	failed := p.state == connecting || p.state == upgrading
@@ -200,7 +204,7 @@ func (e *httpEngine) expire(now int64) (next int64) {
 	if e.reopen.n > 0 && e.connecting < connectingAtOnce {
 		next = e.places[e.reopen.first()].since
 	}
-	for i := e.flight.first; i != none; i = e.flight.first {
+	for i := e.flight.First; i != none; i = e.flight.First {
 		if at := e.places[i].since + int64(e.cfg.Timeout); at > now {
 			return min(next, at)
 		}
@@ -227,8 +231,8 @@ func (e *httpEngine) shift(by int64) {
 func (e *httpEngine) close() {
 	for i := range e.places {
 		if fd := e.places[i].fd; fd != none {
-			abortFD(fd)
+			sys.Abort(fd)
 		}
 	}
-	closeFD(e.poller.fd)
+	e.poller.Close()
 }

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"spillway/internal/sys"
 )
 
 // No two sources have one address, none is the network's or the broadcast address, and neighbours are strangers.
@@ -152,11 +154,11 @@ func TestRequestsAllocateNothing(t *testing.T) {
 	packet := make([]byte, 0, 2048)
 	udpServed := udpAnnounceReply(0, 1, 2, 50)
 	talk, wsServed := newWSTalk(10, 5), serverFrame(`{"action":"announce","interval":1800,"complete":1}`)
-	p, err := newPoller()
+	p, err := sys.NewPoller()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closeFD(p.fd)
+	defer p.Close()
 	if n := testing.AllocsPerRun(1000, func() {
 		r.announce(5)
 		r.scrape(5)
@@ -173,7 +175,7 @@ func TestRequestsAllocateNothing(t *testing.T) {
 		req := request{due: 5e8}
 		tally.offer(req)
 		tally.record(req, classify(served, key, false), 1e6, 2e8)
-		if _, errno := p.wait(0); errno != 0 {
+		if _, errno := p.Wait(0); errno != 0 {
 			t.Error(errno)
 		}
 	}); n != 0 {

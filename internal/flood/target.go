@@ -92,28 +92,3 @@ func isVeth(name string) bool {
 	info, err := unix.IoctlGetEthtoolDrvinfo(fd, name)
 	return err == nil && unix.ByteSliceToString(info.Driver[:]) == "veth"
 }
-
-// raiseFileLimit makes room for n open files.
-func raiseFileLimit(n int) error {
-	var l unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
-		return fmt.Errorf("flood: read limit of open files: %w", err)
-	}
-	want := uint64(n)
-	if l.Cur >= want {
-		return nil
-	}
-	l.Cur = want
-	if l.Max < want {
-		hard := l.Max
-		l.Max = want // root may
-		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
-			return fmt.Errorf("flood: %d open files are needed and %d are allowed; raise the limit (ulimit -n) or lower conns: %w", n, hard, err)
-		}
-		return nil
-	}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
-		return fmt.Errorf("flood: raise limit of open files to %d: %w", n, err)
-	}
-	return nil
-}

@@ -1,6 +1,10 @@
 package flood
 
-import "golang.org/x/sys/unix"
+import (
+	"golang.org/x/sys/unix"
+
+	"spillway/internal/sys"
+)
 
 // udpEngine asks over UDP (BEP 15). A socket is a client: it has an address and a connection id of its own, and any number of
 // requests on the way. Each of those is a slot, whose number goes out as the transaction id and comes back.
@@ -12,7 +16,7 @@ type udpEngine struct {
 	fresh    ring[int32]        // sockets that have not been opened
 	slots    []udpSlot
 	unused   ring[int32] // slots
-	flight   flight
+	flight   sys.Flight
 	answered int // sockets that have been given an id before the flood
 	flying   int
 	reuse    bool
@@ -61,7 +65,7 @@ func newUDPEngine(w *worker) *udpEngine {
 	slots := min(max(int(waiting*1.25), n)+dueAtOnce, udpMaxSlots-1)
 	e := &udpEngine{
 		worker: w, to: newRemote(c.Target, unix.SOCK_DGRAM), sockets: make([]udpSocket, n), fresh: newRing[int32](n), slots: make([]udpSlot, slots),
-		unused: newRing[int32](slots), flight: newFlight(slots), reuse: c.Mode == UDP, packet: make([]byte, 0, 16+20*maxHashes+128),
+		unused: newRing[int32](slots), flight: sys.NewFlight(slots), reuse: c.Mode == UDP, packet: make([]byte, 0, 16+20*maxHashes+128),
 		scratch: make([]byte, udpPacket),
 	}
 	attackers := 0
@@ -110,7 +114,7 @@ func (e *udpEngine) keepOpen(now int64) {
 		}
 		s.idAt = now
 		e.packet = appendUDPConnect(e.packet[:0], udpOpening)
-		if _, errno := send(s.fd, e.packet); errno != 0 {
+		if _, errno := sys.Send(s.fd, e.packet); errno != 0 {
 			e.dialErr = errno
 		}
 		e.fresh.push(i)
@@ -125,8 +129,8 @@ func (e *udpEngine) openSocket(i int32) bool {
 	}
 	fd, errno := e.to.dial(from)
 	if errno == 0 {
-		if errno = e.poller.add(fd, i, 0, unix.EPOLLIN); errno != 0 {
-			closeFD(fd)
+		if errno = e.poller.Add(fd, i, 0, unix.EPOLLIN); errno != 0 {
+			sys.Close(fd)
 		}
 	}
 	if errno != 0 {
@@ -154,7 +158,7 @@ func (e *udpEngine) dispatch(now int64) {
 			if scrapes := e.cfg.Scrapes; scrapes > 0 && float64(e.rnd.next()>>32) < scrapes*(1<<32) {
 				p.hashes = int32(e.cfg.Hashes)
 			}
-			e.flight.push(slot)
+			e.flight.Push(slot)
 			e.flying++
 			s := &e.sockets[socket]
 			if e.reuse && s.hasID && now-s.idAt < udpIDAge {
@@ -169,7 +173,7 @@ func (e *udpEngine) dispatch(now int64) {
 
 // evict makes room by giving up the oldest, if it cannot be good any more.
 func (e *udpEngine) evict(now int64) bool {
-	i := e.flight.first
+	i := e.flight.First
 	if i == none || now-e.slots[i].req.due <= int64(e.cfg.Good) {
 		return false
 	}
@@ -194,13 +198,13 @@ func (e *udpEngine) write(slot int32, b []byte, now int64) {
 	p := &e.slots[slot]
 	e.packet = b
 	s := &e.sockets[p.socket]
-	_, errno := send(s.fd, b)
+	_, errno := sys.Send(s.fd, b)
 	if errno == unix.ECONNREFUSED {
 		e.refuse(p.socket, now)
 		if !p.used {
 			return
 		}
-		_, errno = send(s.fd, b)
+		_, errno = sys.Send(s.fd, b)
 	}
 	switch errno {
 	case 0:
@@ -231,7 +235,7 @@ func (e *udpEngine) done(slot int32, o outcome, now int64) {
 	p := &e.slots[slot]
 	e.record(p.req, o, now)
 	p.used = false
-	e.flight.remove(slot)
+	e.flight.Remove(slot)
 	e.flying--
 	e.unused.push(slot)
 }
@@ -239,7 +243,7 @@ func (e *udpEngine) done(slot int32, o outcome, now int64) {
 // ready reads all there is.
 func (e *udpEngine) ready(i int32, _, _ uint32, now int64) {
 	for {
-		n, errno := recv(e.sockets[i].fd, e.scratch)
+		n, errno := sys.Recv(e.sockets[i].fd, e.scratch)
 		switch errno {
 		case 0:
 			e.hear(i, e.scratch[:n], now)
@@ -286,7 +290,7 @@ func (e *udpEngine) hear(i int32, b []byte, now int64) {
 	case p.hashes > 0:
 		asked = udpScrape
 	}
-	o := reply.judge(asked, int(p.hashes), e.to.family == unix.AF_INET6)
+	o := reply.judge(asked, int(p.hashes), e.to.to.Is6())
 	if o == shedFailure {
 		s.hasID = false // most likely it is the id that has not pleased
 	}
@@ -298,7 +302,7 @@ func (e *udpEngine) expire(now int64) (next int64) {
 	if e.fresh.n > 0 {
 		next = now + longestWait
 	}
-	for i := e.flight.first; i != none; i = e.flight.first {
+	for i := e.flight.First; i != none; i = e.flight.First {
 		if at := e.slots[i].since + int64(e.cfg.Timeout); at > now {
 			return min(next, at)
 		}
@@ -308,7 +312,7 @@ func (e *udpEngine) expire(now int64) (next int64) {
 }
 
 func (e *udpEngine) giveUp(now int64) {
-	for i := e.flight.first; i != none; i = e.flight.first {
+	for i := e.flight.First; i != none; i = e.flight.First {
 		e.done(i, timedOut, now)
 	}
 }
@@ -322,8 +326,8 @@ func (e *udpEngine) shift(by int64) {
 func (e *udpEngine) close() {
 	for i := range e.sockets {
 		if fd := e.sockets[i].fd; fd != none {
-			closeFD(fd)
+			sys.Close(fd)
 		}
 	}
-	closeFD(e.poller.fd)
+	e.poller.Close()
 }

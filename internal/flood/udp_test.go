@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"spillway/internal/sys"
+
 	"github.com/anacrolix/torrent/tracker/udp"
 )
 
@@ -193,7 +195,7 @@ func TestUDPIDIsUsedForAMinute(t *testing.T) {
 	}
 	w := newTeam(c, false).workers[0]
 	var err error
-	if w.poller, err = newPoller(); err != nil {
+	if w.poller, err = sys.NewPoller(); err != nil {
 		t.Fatal(err)
 	}
 	e := newUDPEngine(w)

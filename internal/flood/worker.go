@@ -3,9 +3,12 @@ package flood
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"spillway/internal/sys"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,7 +54,7 @@ type worker struct {
 	id            int
 	plan          schedule
 	tally         tally
-	poller        *poller
+	poller        *sys.Poller
 	engine        engine
 	ws            *wsEngine // the engine, if it is that
 	requests      requests
@@ -93,7 +96,7 @@ func newWorker(t *team, id int) *worker {
 	if t.closedLoop {
 		rate = 0
 	}
-	w := &worker{team: t, id: id, plan: newSchedule(c.Profile, rate, id, c.Threads), tally: newTally(c.Profile), rnd: random(c.Seed + uint64(id)<<32 + 1), key: []byte(c.GoodKey)}
+	w := &worker{team: t, id: id, plan: newSchedule(c.Profile, rate, id, c.Threads), tally: newTally(c.Profile), rnd: random(uint64(id)<<32 + 1), key: []byte(c.GoodKey)}
 	for _, ph := range c.Profile {
 		share := ph.Share
 		if share < 0 {
@@ -165,9 +168,9 @@ func (w *worker) run(opened *sync.WaitGroup, begin <-chan time.Time) {
 	}
 	w.base = start
 	if w.err == nil {
-		cpu := threadCPU()
+		cpu := sys.ThreadCPU()
 		w.err = w.loop()
-		w.cpu = threadCPU() - cpu
+		w.cpu = sys.ThreadCPU() - cpu
 		w.publish()
 	}
 	if w.err != nil {
@@ -180,7 +183,7 @@ func (w *worker) prepare() (err error) {
 	if err := enterThread(&w.cfg, w.id); err != nil {
 		return err
 	}
-	if w.poller, err = newPoller(); err != nil {
+	if w.poller, err = sys.NewPoller(); err != nil {
 		return err
 	}
 	switch {
@@ -274,7 +277,7 @@ func (w *worker) poll(d int64) error {
 	if d < spinBelow {
 		d = 0
 	}
-	events, errno := w.poller.wait(d)
+	events, errno := w.poller.Wait(time.Duration(d))
 	if errno != 0 {
 		return fmt.Errorf("poll: %w", errno)
 	}
@@ -387,4 +390,37 @@ func (w *worker) publish() {
 		w.live[i].Add(n[i] - w.told[i])
 	}
 	w.told = n
+}
+
+// remote is the target as sockets of a kind are connected to it.
+type remote struct {
+	kind     uintptr // SOCK_STREAM or SOCK_DGRAM
+	to, from *sys.Addr
+}
+
+func newRemote(a netip.AddrPort, kind uintptr) *remote {
+	return &remote{kind, sys.NewAddr(a), sys.NewAddr(netip.AddrPortFrom(netip.IPv4Unspecified(), 0))}
+}
+
+// dial begins to connect, from an address of its own unless that is zero.
+func (r *remote) dial(from [4]byte) (fd int32, errno unix.Errno) {
+	if from == ([4]byte{}) || r.to.Is6() {
+		return sys.Dial(r.kind, nil, r.to)
+	}
+	r.from.Set4(from)
+	return sys.Dial(r.kind, r.from, r.to)
+}
+
+// enterThread gives the calling goroutine a thread of its own, as the configuration says.
+func enterThread(c *Config, worker int) error {
+	sys.LockThread()
+	if len(c.Cores) > 0 {
+		if err := sys.PinThread(c.Cores[worker]); err != nil {
+			return err
+		}
+	}
+	if c.First {
+		return sys.SetPolicy(unix.SCHED_FIFO)
+	}
+	return nil
 }

@@ -76,7 +76,7 @@ func serveWithFewFiles() error {
 			return err
 		}
 	}
-	for end := time.Now().Add(10 * time.Second); !strings.Contains(log.String(), "raise LimitNOFILE"); {
+	for end := time.Now().Add(30 * time.Second); !strings.Contains(log.String(), "raise LimitNOFILE"); {
 		if time.Now().After(end) {
 			return fmt.Errorf("accept never failed; log: %s", log)
 		}
@@ -86,7 +86,7 @@ func serveWithFewFiles() error {
 		select {
 		case c := <-accepted:
 			_ = c.Close()
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			return errors.New("accept did not go on")
 		}
 	}
@@ -163,7 +163,7 @@ func TestSystemdSockets(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(30 * time.Second)) // until the child has started
 		line, err := bufio.NewReader(c).ReadString('\n')
 		if err != nil || line != "hello\n" {
 			t.Errorf("%s: got %q, %v", addr, line, err)

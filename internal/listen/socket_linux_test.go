@@ -99,9 +99,9 @@ func TestSocketWaitsForWhatIsNotThere(t *testing.T) {
 
 func waitFor(t *testing.T, what func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !what(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !what(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("waited 10 s")
+			t.Fatal("waited 30 s")
 		}
 	}
 }

@@ -136,7 +136,7 @@ func (s *server) dialFrom(addr string) *client {
 		s.Fatal(err)
 	}
 	s.Cleanup(func() { conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		s.Fatal(err)
 	}
 	return &client{s, conn, bufio.NewReader(conn)}

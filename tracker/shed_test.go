@@ -148,7 +148,7 @@ func TestSwitches(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 20 {
-		if d := s.announce(aria2); served(d) || d.Interval < 590 || d.Interval > 600+1800 {
+		if d := s.announce(aria2); served(d) || d.Interval < 500 || d.Interval > 600+1800 {
 			t.Errorf("off for ten minutes: got %v", d.raw)
 		}
 	}

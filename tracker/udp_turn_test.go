@@ -12,12 +12,25 @@ import (
 // monitor comes by. Not parallel: it has one processor for all.
 func TestUDPTurnLetsTheNetworkIn(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	const trips = 100
+	var turns int
+	for range 5 { // the kernel, too, may let the network wait on a busy machine, but not each time
+		// Two waits a round trip; that the echo's event is seen may take another turn or two.
+		if turns = turnsOf(t, trips); turns <= 20*trips {
+			return
+		}
+	}
+	t.Errorf("%d round trips took %d turns", trips, turns)
+}
+
+// turnsOf tells how many turns a busy goroutine gives until another has made so many round trips.
+func turnsOf(t *testing.T, trips int) (turns int) {
+	t.Helper()
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	const trips = 100
 	finished := make(chan error, 2)
 	var busy, over atomic.Bool
 	go func() { // echoes
@@ -65,7 +78,7 @@ func TestUDPTurnLetsTheNetworkIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	now, turns := time.Now(), 0
+	now := time.Now()
 	for !over.Load() {
 		busy.Store(true)
 		turns++
@@ -77,10 +90,7 @@ func TestUDPTurnLetsTheNetworkIn(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	// Two waits a round trip; that the echo's event is seen may take another turn or two.
-	if turns > 20*trips {
-		t.Errorf("%d round trips took %d turns", trips, turns)
-	}
 	turn.file.Close()
 	turn.give(now.Add(time.Hour)) // and does not hang
+	return turns
 }

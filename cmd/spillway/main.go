@@ -17,6 +17,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"spillway/internal/cmdline"
 	"spillway/internal/config"
 	"spillway/internal/console"
 )
@@ -33,9 +34,9 @@ type cli struct {
 	Config  configCmd   `cmd:"" help:"Print or check a configuration, or make one of another tracker's."`
 	Version versionCmd  `cmd:"" help:"Print the version."`
 
-	Man        manCmd           `cmd:"" help:"Print a manual page, or write all of them."`
-	Completion completionCmd    `cmd:"" help:"Print a script that completes command lines in bash, zsh or fish."`
-	Complete   completeWordsCmd `cmd:"" name:"complete-words" hidden:"" help:"What that script asks."`
+	Man        cmdline.Man           `cmd:"" help:"Print a manual page, or write all of them."`
+	Completion cmdline.Completion    `cmd:"" help:"Print a script that completes command lines in bash, zsh or fish."`
+	Complete   cmdline.CompleteWords `cmd:"" name:"complete-words" hidden:"" help:"What that script asks."`
 }
 
 // program is what a command gets to work with.
@@ -57,7 +58,7 @@ func main() { os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)) }
 func run(args, environ []string, stdout, stderr io.Writer) int {
 	var c cli
 	parser := newParser(&c, stdout, stderr)
-	ctx, err := parser.Parse(args)
+	ctx, err := parser.Parse(cmdline.Dashed(parser.Model.Node, args))
 	if err != nil {
 		complain(stderr, err)
 		fmt.Fprintln(stderr, `spillway: "spillway --help" lists the commands, "spillway serve --help" the settings`)
@@ -68,7 +69,7 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 		flags = c.Relay.config()
 	}
 	src := config.Sources{File: c.File, Environ: environ, Flags: flags, Given: givenKeys(ctx)}
-	err = ctx.Run(&program{src: src, stdout: stdout, stderr: stderr}, &console.Program{Src: src, Stdout: stdout, Stderr: stderr})
+	err = ctx.Run(&program{src: src, stdout: stdout, stderr: stderr}, &console.Program{Version: version(), Src: src, Stdout: stdout, Stderr: stderr})
 	if code := exitCode(0); errors.As(err, &code) {
 		return int(code)
 	}
@@ -86,7 +87,7 @@ func newParser(c *cli, stdout, stderr io.Writer) *kong.Kong {
 		kong.Description(description),
 		kong.Writers(stdout, stderr),
 		kong.ConfigureHelp(kong.HelpOptions{NoExpandSubcommands: true, WrapUpperBound: 120}),
-		kong.Help(helpWithExamples),
+		kong.Help(cmdline.Help),
 		kong.PostBuild(showDefaults),
 	)
 	if err != nil {

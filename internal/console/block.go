@@ -44,7 +44,7 @@ var BlockKinds = []string{"info-hash", "peer-id", "user-agent", "source"}
 // blockTarget is what a block is known by.
 type blockTarget struct {
 	Kind  string `arg:"" help:"info-hash, peer-id, user-agent or source."`
-	Value string `arg:"" help:"40 hex digits; a prefix of peer ids, or the word random; a prefix of user agents; an address or CIDR. %XX stands for a byte that is not printable."`
+	Value string `arg:"" dash:"" help:"40 hex digits; a prefix of peer ids, or the word random; a prefix of user agents; an address or CIDR. %XX stands for a byte that is not printable."`
 }
 
 // Validate is called by the parser, of the commands that embed t.

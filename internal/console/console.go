@@ -20,9 +20,10 @@ import (
 
 // Program is what a command gets to work with.
 type Program struct {
-	Src    config.Sources
-	Stdout io.Writer
-	Stderr io.Writer
+	Version string
+	Src     config.Sources
+	Stdout  io.Writer
+	Stderr  io.Writer
 }
 
 // ExitCode is an answer of a command that is no error, such as ctl status --exit-code gives.

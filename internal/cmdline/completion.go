@@ -1,4 +1,4 @@
-package main
+package cmdline
 
 import (
 	_ "embed"
@@ -14,14 +14,14 @@ import (
 	"spillway/internal/console"
 )
 
-// completionCmd prints a script that has the shell ask this program, by complete-words, what could come next. So a script need
+// Completion prints a script that has the shell ask this program, by complete-words, what could come next. So a script need
 // not be made anew when the program gets another flag.
-type completionCmd struct {
+type Completion struct {
 	Shell string `arg:"" enum:"bash,zsh,fish" help:"${enum}."`
 }
 
 // Help is shown by completion --help.
-func (completionCmd) Help() string {
+func (Completion) Help() string {
 	return `For all who log in, as root:
 
   spillway completion bash > /usr/share/bash-completion/completions/spillway
@@ -41,31 +41,31 @@ var (
 	fishScript string
 )
 
-func (c *completionCmd) Run(p *program) error {
-	_, err := io.WriteString(p.stdout, map[string]string{"bash": bashScript, "zsh": zshScript, "fish": fishScript}[c.Shell])
+func (c *Completion) Run(p *console.Program) error {
+	_, err := io.WriteString(p.Stdout, map[string]string{"bash": bashScript, "zsh": zshScript, "fish": fishScript}[c.Shell])
 	return err
 }
 
-// completeWordsCmd is what the scripts call. Its first line says what the shell is to offer: words, those below, each behind a
+// CompleteWords is what the scripts call. Its first line says what the shell is to offer: words, those below, each behind a
 // tab what it is for; files; or dirs.
-type completeWordsCmd struct {
+type CompleteWords struct {
 	Line string `arg:"" optional:"" help:"The command line up to the cursor."`
 }
 
-func (c *completeWordsCmd) Run(p *program, parsed *kong.Context) error {
-	words, current := splitLine(c.Line)
-	kind, found := complete(parsed.Model.Node, words, current)
-	fmt.Fprintln(p.stdout, kind)
+func (c *CompleteWords) Run(p *console.Program, parsed *kong.Context) error {
+	words, current := SplitLine(c.Line)
+	kind, found := Complete(parsed.Model.Node, words, current)
+	fmt.Fprintln(p.Stdout, kind)
 	for _, f := range found {
-		if _, err := fmt.Fprintf(p.stdout, "%s\t%s\n", f.word, f.help); err != nil {
+		if _, err := fmt.Fprintf(p.Stdout, "%s\t%s\n", f.Word, f.Help); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// candidate is a word that could come next.
-type candidate struct{ word, help string }
+// Candidate is a word that could come next.
+type Candidate struct{ Word, Help string }
 
 // What a shell is to offer.
 const (
@@ -74,8 +74,8 @@ const (
 	offerDirs  = "dirs"
 )
 
-// splitLine takes a command line apart as shells do, without the program's name. current is the word the cursor is at.
-func splitLine(line string) (words []string, current string) {
+// SplitLine takes a command line apart as shells do, without the program's name. current is the word the cursor is at.
+func SplitLine(line string) (words []string, current string) {
 	var word strings.Builder
 	var quote rune
 	in, escaped := false, false
@@ -108,8 +108,8 @@ func splitLine(line string) (words []string, current string) {
 	return words[min(1, len(words)):], word.String()
 }
 
-// complete says what could stand where current does, behind words.
-func complete(root *kong.Node, words []string, current string) (kind string, found []candidate) {
+// Complete says what could stand where current does, behind words.
+func Complete(root *kong.Node, words []string, current string) (kind string, found []Candidate) {
 	at := cursor{node: root}
 	for _, w := range words {
 		at.pass(w)
@@ -122,7 +122,7 @@ func complete(root *kong.Node, words []string, current string) (kind string, fou
 			kind, found = valuesOf(flag.Value)
 			if kind == offerWords {
 				for i := range found {
-					found[i].word = name + "=" + found[i].word
+					found[i].Word = name + "=" + found[i].Word
 				}
 			}
 		}
@@ -134,7 +134,7 @@ func complete(root *kong.Node, words []string, current string) (kind string, fou
 	if kind != offerFiles && kind != offerDirs {
 		kind = offerWords
 	}
-	found = slices.DeleteFunc(found, func(c candidate) bool { return !strings.HasPrefix(c.word, current) })
+	found = slices.DeleteFunc(found, func(c Candidate) bool { return !strings.HasPrefix(c.Word, current) })
 	return kind, found
 }
 
@@ -172,6 +172,26 @@ func (at *cursor) pass(word string) {
 	at.args++
 }
 
+// Dashed returns args with a value that begins with a dash behind --, at the end, where no flag is looked for: prefixes of peer
+// ids nearly always do. Only arguments with the tag dash may, and only with one; -h stays a flag.
+func Dashed(root *kong.Node, args []string) []string {
+	at := cursor{node: root}
+	for i, word := range args {
+		if at.dashed(word) {
+			return slices.Concat(args[:i], args[i+1:], []string{"--", word})
+		}
+		at.pass(word)
+	}
+	return args
+}
+
+func (at *cursor) dashed(word string) bool {
+	if at.noFlags || at.pending != nil || len(word) < 2 || word[0] != '-' || word[1] == '-' || at.flag(word) != nil {
+		return false
+	}
+	return at.args < len(at.node.Positional) && at.node.Positional[at.args].Tag.Has("dash")
+}
+
 // grammar is the node, and the command that is meant when none is named.
 func (at *cursor) grammar() []*kong.Node {
 	if at.node.DefaultCmd != nil {
@@ -201,24 +221,24 @@ func (at *cursor) flag(word string) (found *kong.Flag) {
 	return found
 }
 
-func (at *cursor) flags() (found []candidate) {
+func (at *cursor) flags() (found []Candidate) {
 	at.eachFlag(func(f *kong.Flag) {
 		if !slices.Contains(at.given, f.Name) || f.IsSlice() {
 			word := "--" + f.Name
 			if !f.IsBool() {
 				word += "="
 			}
-			found = append(found, candidate{word, firstSentence(f.Help)})
+			found = append(found, Candidate{word, firstSentence(f.Help)})
 		}
 	})
 	return found
 }
 
-func (at *cursor) next() (kind string, found []candidate) {
+func (at *cursor) next() (kind string, found []Candidate) {
 	if at.args == 0 {
 		for _, child := range at.node.Children {
 			if !child.Hidden {
-				found = append(found, candidate{child.Name, firstSentence(child.Help)})
+				found = append(found, Candidate{child.Name, firstSentence(child.Help)})
 			}
 		}
 	}
@@ -228,7 +248,7 @@ func (at *cursor) next() (kind string, found []candidate) {
 			arg = last
 		}
 		if arg < len(n.Positional) {
-			var values []candidate
+			var values []Candidate
 			kind, values = valuesOf(n.Positional[arg])
 			found = append(found, values...)
 		}
@@ -237,7 +257,7 @@ func (at *cursor) next() (kind string, found []candidate) {
 }
 
 // valuesOf says what v can be, as far as that can be listed.
-func valuesOf(v *kong.Value) (kind string, found []candidate) {
+func valuesOf(v *kong.Value) (kind string, found []Candidate) {
 	var words []string
 	switch holder := strings.ToUpper(v.Name); {
 	case v.Enum != "":
@@ -258,7 +278,7 @@ func valuesOf(v *kong.Value) (kind string, found []candidate) {
 	}
 	for _, word := range words {
 		if word != "" {
-			found = append(found, candidate{word: word})
+			found = append(found, Candidate{Word: word})
 		}
 	}
 	return offerWords, found

@@ -1,4 +1,4 @@
-package main
+package cmdline
 
 import (
 	"fmt"
@@ -12,14 +12,14 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// manCmd writes manual pages from the same words as --help, so that they cannot say something else.
-type manCmd struct {
+// Man writes manual pages from the same words as --help, so that they cannot say something else.
+type Man struct {
 	Command []string `arg:"" optional:"" help:"The command the page is about, as ctl ws. None: spillway itself."`
 	Dir     string   `placeholder:"DIR" type:"existingdir" help:"Write all pages there: spillway.1, spillway-serve.1, spillway-ctl-ws.1 and so on."`
 }
 
 // Help is shown by man --help.
-func (manCmd) Help() string {
+func (Man) Help() string {
 	return `To read one:
 
   spillway man ctl ws | man -l -
@@ -27,7 +27,7 @@ func (manCmd) Help() string {
 To have them all, as root: mkdir -p /usr/local/share/man/man1, then spillway man --dir /usr/local/share/man/man1`
 }
 
-func (c *manCmd) Run(p *program, parsed *kong.Context) error {
+func (c *Man) Run(p *console.Program, parsed *kong.Context) error {
 	root := parsed.Model.Node
 	if c.Dir != "" {
 		if len(c.Command) > 0 {
@@ -43,7 +43,7 @@ func (c *manCmd) Run(p *program, parsed *kong.Context) error {
 		}
 		node = child
 	}
-	_, err := io.WriteString(p.stdout, page(node))
+	_, err := io.WriteString(p.Stdout, Page(node, p.Version))
 	return err
 }
 
@@ -68,14 +68,14 @@ func commandNames(node *kong.Node) (names []string) {
 	return names
 }
 
-func writePages(p *program, root *kong.Node, dir string) error {
+func writePages(p *console.Program, root *kong.Node, dir string) error {
 	var pages int
 	var write func(*kong.Node) error
 	write = func(n *kong.Node) error {
 		if n.Hidden {
 			return nil
 		}
-		if err := os.WriteFile(filepath.Join(dir, pageName(n)+".1"), []byte(page(n)), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, pageName(n)+".1"), []byte(Page(n, p.Version)), 0o644); err != nil {
 			return err
 		}
 		pages++
@@ -89,22 +89,22 @@ func writePages(p *program, root *kong.Node, dir string) error {
 	if err := write(root); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(p.stdout, "%s: %d pages\n", dir, pages)
+	_, err := fmt.Fprintf(p.Stdout, "%s: %d pages\n", dir, pages)
 	return err
 }
 
 // pageName is that of git's pages: spillway-ctl-ws.
 func pageName(n *kong.Node) string { return strings.ReplaceAll(n.FullPath(), " ", "-") }
 
-// page is the manual page of a command, for man(7)'s macros.
-func page(n *kong.Node) string {
+// Page is the manual page of a command of a program of that version, for man(7)'s macros.
+func Page(n *kong.Node, version string) string {
 	r := &roff{}
 	name := pageName(n)
 	short, detail := n.Help, n.Detail
 	if n.Type == kong.ApplicationNode {
 		short, detail, _ = strings.Cut(n.Help, "\n\n")
 	}
-	r.line(".TH %s 1 \"\" %s Spillway", quoted(strings.ToUpper(name)), quoted("spillway "+version()))
+	r.line(".TH %s 1 \"\" %s Spillway", quoted(strings.ToUpper(name)), quoted("spillway "+version))
 	r.line(".ad l") // blocks of text would be stretched around long flags
 	r.section("NAME")
 	r.line(`%s \- %s`, escape(name), escape(lowerFirst(strings.TrimPrefix(strings.TrimSuffix(short, "."), "Spillway is "))))
@@ -125,11 +125,11 @@ func page(n *kong.Node) string {
 	if n.Type == kong.ApplicationNode {
 		r.surroundings()
 	}
-	if list := examplesOf(n.Path()); len(list) > 0 {
+	if list := ExamplesOf(n.Path()); len(list) > 0 {
 		r.section("EXAMPLES")
 		for _, e := range list {
-			r.line(".TP\n.B %s", quoted(escape(e.line)))
-			r.paragraph(e.does)
+			r.line(".TP\n.B %s", quoted(escape(e.Line)))
+			r.paragraph(e.Does)
 		}
 	}
 	r.seeAlso(n)

@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"spillway/internal/sys"
 )
 
 // Cores says who works where. With two cores, edge and backend share one.
@@ -22,15 +23,9 @@ type Cores struct {
 var ErrOneCore = errors.New("the lab needs two cores, one for the relay and one for everything else")
 
 func pickCores() (Cores, error) {
-	var set unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &set); err != nil {
-		return Cores{}, fmt.Errorf("read cpu affinity: %w", err)
-	}
-	var cores []int
-	for i := range 1024 {
-		if set.IsSet(i) {
-			cores = append(cores, i)
-		}
+	cores, err := sys.Cores()
+	if err != nil {
+		return Cores{}, err
 	}
 	switch len(cores) {
 	case 0, 1:
@@ -39,25 +34,6 @@ func pickCores() (Cores, error) {
 		return Cores{Relay: cores[0], Edge: cores[1], Backend: cores[1]}, nil
 	}
 	return Cores{Relay: cores[0], Edge: cores[1], Backend: cores[2]}, nil
-}
-
-// pinThread keeps the calling thread on a core.
-func pinThread(core int) error {
-	_, err := pinnedTo(core)
-	return err
-}
-
-// pinnedTo is pinThread, and tells what was before.
-func pinnedTo(core int) (before *unix.CPUSet, err error) {
-	var was, set unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &was); err != nil {
-		return nil, fmt.Errorf("read cpu affinity: %w", err)
-	}
-	set.Set(core)
-	if err := unix.SchedSetaffinity(0, &set); err != nil {
-		return nil, fmt.Errorf("pin to core %d: %w", core, err)
-	}
-	return &was, nil
 }
 
 // pinProcess keeps all threads of this process on a core, also those to come: a thread begins with the mask of its creator.
@@ -137,13 +113,6 @@ type Use struct {
 	Foreign float64 `json:"foreign"` // processes that are not of the lab
 }
 
-func (u Use) String() string {
-	if u.Foreign < 0.01 {
-		return fmt.Sprintf("%.0f %%", 100*u.Relay)
-	}
-	return fmt.Sprintf("%.0f %% beside %.0f %% of others", 100*u.Relay, 100*u.Foreign)
-}
-
 // useSince takes the clock's reading and that of the relay's processes, before and now.
 func (c coreClock) useSince(before coreClock, own time.Duration) Use {
 	took := float64(c.at.Sub(before.at))
@@ -154,28 +123,6 @@ func (c coreClock) useSince(before coreClock, own time.Duration) Use {
 	u := Use{Foreign: share(float64(c.user - before.user - own))}
 	u.Relay = max(share(took-float64(c.idle-before.idle))-u.Foreign, 0)
 	return u
-}
-
-// coreClocks is of all cores that the lab uses.
-type coreClocks []coreClock
-
-func readCores(c Cores) (all coreClocks, err error) {
-	for _, core := range []int{c.Relay, c.Edge, c.Backend} {
-		clock, err := readCore(core)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, clock)
-	}
-	return all, nil
-}
-
-// stolenSince is the largest share of the time since that the host took of a core.
-func (all coreClocks) stolenSince(before coreClocks) (most float64) {
-	for i, c := range all {
-		most = max(most, (c.lost-before[i].lost).Seconds()/max(c.at.Sub(before[i].at).Seconds(), 0.001))
-	}
-	return most
 }
 
 // userTime is what a process has computed outside the kernel, 0 when it has ended.
@@ -226,26 +173,38 @@ func hasten(nice int) error {
 	return nil
 }
 
-// lockThread gives the calling goroutine a thread whose short sleeps end when they should. It is never unlocked.
-func lockThread() {
-	runtime.LockOSThread()
-	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
+// Hasten has all threads of this process go before what else runs on the machine, as the lab's own do: who plays a story must not wait for
+// the crowd. It does what it may, and the threads to come begin as their creators.
+func Hasten() {
+	tasks, _ := filepath.Glob("/proc/self/task/*")
+	for _, t := range tasks {
+		if tid, err := strconv.Atoi(filepath.Base(t)); err == nil {
+			_ = unix.Setpriority(unix.PRIO_PROCESS, tid, niceTracker)
+		}
+	}
 }
 
-// beFirst has the calling thread go before all others: what plays a fault must do so on time.
-func beFirst() error {
-	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}
-	if err := unix.SchedSetAttr(0, &attr, 0); err != nil {
-		return fmt.Errorf("change scheduling policy: %w", err)
-	}
-	return nil
+// Meter reads how much the relay's core does, for who looks on. It counts what is foreign too: Samples tell the two apart.
+type Meter struct {
+	core int
+	last coreClock
 }
 
-// threadCPU is the CPU time of the calling thread.
-func threadCPU() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
-		panic("BUG: no thread clock: " + err.Error())
+// NewMeter begins to count now.
+func (l *Lab) NewMeter() *Meter {
+	m := &Meter{core: l.Cores.Relay}
+	m.last, _ = readCore(m.core)
+	return m
+}
+
+// Relay is the share of the core that was used since the last call, 0 if the kernel does not say.
+func (m *Meter) Relay() float64 {
+	now, err := readCore(m.core)
+	if err != nil {
+		return 0
 	}
-	return time.Duration(ts.Nano())
+	before := m.last
+	m.last = now
+	u := now.useSince(before, now.user-before.user)
+	return u.Relay
 }

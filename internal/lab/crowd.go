@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"spillway/internal/flood"
+	"spillway/internal/sys"
 )
 
 // crowd is a load's thread, or one of them.
@@ -18,12 +19,12 @@ type crowd struct {
 	tally    Tally
 	share    float64 // of the rate
 	sources  uint16  // the first of its own
-	poller   *poller
-	from, to *sockaddr
+	poller   *sys.Poller
+	from, to *sys.Addr
 	places   []place
 	free     []int32
-	open     list          // attempts in flight, the oldest first
-	holds    queue[later]  // those of them that wait before they ask
+	open     sys.Flight    // attempts, the oldest first
+	holds    agenda        // those of them that wait before they ask
 	repeats  agenda        // failed ones, to be made again
 	keptOnes []int32       // places of kept connections
 	asks     int           // of them, by turns
@@ -45,30 +46,9 @@ type crowd struct {
 type later struct {
 	at         time.Duration
 	place      int32
-	generation int32
+	generation uint32
 	try        uint8
 	who        uint32
-}
-
-// queue is first in, first out.
-type queue[T any] struct {
-	all  []T
-	head int
-}
-
-func (q *queue[T]) push(v T) { q.all = append(q.all, v) }
-
-func (q *queue[T]) len() int { return len(q.all) - q.head }
-
-func (q *queue[T]) first() *T { return &q.all[q.head] }
-
-func (q *queue[T]) pop() T {
-	v := q.all[q.head]
-	if q.head++; q.head > 4096 && q.head > len(q.all)/2 {
-		q.all = q.all[:copy(q.all, q.all[q.head:])]
-		q.head = 0
-	}
-	return v
 }
 
 type placeState uint8
@@ -86,43 +66,12 @@ const (
 
 type place struct {
 	fd         int32
-	generation int32
-	prev, next int32 // in open
+	generation uint32
 	state      placeState
 	try        uint8
 	who        uint32
 	at         time.Duration // began
 	since      time.Duration // of the state
-}
-
-// list of places, the oldest first.
-type list struct{ first, last int32 }
-
-const none = int32(-1)
-
-func (l *list) push(places []place, i int32) {
-	p := &places[i]
-	p.prev, p.next = l.last, none
-	if l.last != none {
-		places[l.last].next = i
-	} else {
-		l.first = i
-	}
-	l.last = i
-}
-
-func (l *list) remove(places []place, i int32) {
-	p := &places[i]
-	if p.prev != none {
-		places[p.prev].next = p.next
-	} else {
-		l.first = p.next
-	}
-	if p.next != none {
-		places[p.next].prev = p.prev
-	} else {
-		l.last = p.prev
-	}
 }
 
 // newCrowd is number i of n.
@@ -131,8 +80,8 @@ func newCrowd(l *Load, i, n int) *crowd {
 	if l.Target.Addr().Is6() {
 		clients = clients6
 	}
-	c := &crowd{Load: l, to: newSockaddr(l.Target), from: newSockaddr(netip.AddrPortFrom(clients.Addr(), 0)), share: 1 / float64(n),
-		sources: uint16(i * l.Sources), places: make([]place, l.MaxOpen/n), open: list{none, none},
+	c := &crowd{Load: l, to: sys.NewAddr(l.Target), from: sys.NewAddr(netip.AddrPortFrom(clients.Addr(), 0)), share: 1 / float64(n),
+		sources: uint16(i * l.Sources), places: make([]place, l.MaxOpen/n), open: sys.NewFlight(l.MaxOpen / n),
 		keep: (l.Kept - i + n - 1) / n, atOnce: (l.AtOnce - i + n - 1) / n,
 		request: announce(l.Target, "close"), again: announce(l.Target, "keep-alive")}
 	for i := len(c.places) - 1; i >= 0; i-- {
@@ -143,10 +92,10 @@ func newCrowd(l *Load, i, n int) *crowd {
 
 // live is the thread's life: it opens what is kept, says so, and begins with the others.
 func (c *crowd) live(ready chan<- error, begin <-chan struct{}) error {
-	lockThread()
+	sys.LockThread()
 	err := unix.Unshare(unix.CLONE_FILES)
 	if err == nil {
-		c.poller, err = newPoller()
+		c.poller, err = sys.NewPoller()
 	}
 	if err == nil {
 		defer c.close()
@@ -159,9 +108,9 @@ func (c *crowd) live(ready chan<- error, begin <-chan struct{}) error {
 		return nil // it has been told
 	}
 	c.start = c.Load.start
-	before := threadCPU()
+	before := sys.ThreadCPU()
 	err = c.run()
-	c.tally.CPU = threadCPU() - before
+	c.tally.CPU = sys.ThreadCPU() - before
 	return err
 }
 
@@ -179,10 +128,10 @@ func announce(target netip.AddrPort, connection string) []byte {
 func (c *crowd) close() {
 	for i := range c.places {
 		if c.places[i].state != shut {
-			closeFD(c.places[i].fd)
+			sys.Close(c.places[i].fd)
 		}
 	}
-	closeFD(c.poller.fd)
+	c.poller.Close()
 }
 
 func (c *crowd) now() time.Duration { return time.Since(c.start) }
@@ -203,14 +152,14 @@ func (c *crowd) run() error {
 			c.beginDue(now)
 			c.askKept(now)
 		} else if c.flying == 0 || now > stopped+time.Duration(c.wait.Load()) {
-			for c.open.first != none {
-				c.finish(c.open.first, Timeout, now)
+			for c.open.First != sys.None {
+				c.finish(c.open.First, Timeout, now)
 			}
 			return nil
 		}
 		c.ask(now)
 		c.expire(now)
-		events, errno := c.poller.wait(time.Millisecond)
+		events, errno := c.poller.Wait(time.Millisecond)
 		if errno != 0 {
 			return fmt.Errorf("poll: %w", errno)
 		}
@@ -239,7 +188,7 @@ func (c *crowd) openKept() error {
 				}
 			}
 		}
-		events, errno := c.poller.wait(each)
+		events, errno := c.poller.Wait(each)
 		if errno != 0 {
 			return fmt.Errorf("poll: %w", errno)
 		}
@@ -286,8 +235,8 @@ func (c *crowd) begin(now time.Duration, state placeState, try uint8, who uint32
 		return unix.EMFILE
 	}
 	c.source = c.source%uint16(c.Sources) + 1
-	c.from.setHost(c.sources + c.source)
-	fd, errno := dial(c.from, c.to)
+	c.from.SetHost(c.sources + c.source)
+	fd, errno := sys.Dial(unix.SOCK_STREAM, c.from, c.to)
 	if errno != 0 {
 		if state == keptOpening {
 			return errno
@@ -301,9 +250,9 @@ func (c *crowd) begin(now time.Duration, state placeState, try uint8, who uint32
 	p.fd, p.state, p.try, p.who, p.at, p.since = fd, state, try, who, now, now
 	if state != keptOpening {
 		c.flying++
-		c.open.push(c.places, i)
+		c.open.Push(i)
 	}
-	if errno = c.poller.add(fd, i, p.generation); errno != 0 && state == keptOpening {
+	if errno = c.poller.Add(fd, i, p.generation, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP); errno != 0 && state == keptOpening {
 		c.release(i)
 	} else if errno != 0 {
 		c.finish(i, Local, now)
@@ -321,4 +270,41 @@ func connectOutcome(errno unix.Errno) Outcome {
 		return Timeout // as a client sees it: nobody answered
 	}
 	return Local
+}
+
+// maxTry is where the count of a client's repeats ends.
+const maxTry = 255
+
+// agenda is what is due later, the earliest first: a binary heap.
+type agenda []later
+
+func (a *agenda) push(l later) {
+	h := append(*a, l)
+	for i := len(h) - 1; i > 0 && h[i].at < h[(i-1)/2].at; i = (i - 1) / 2 {
+		h[i], h[(i-1)/2] = h[(i-1)/2], h[i]
+	}
+	*a = h
+}
+
+// pop must not be asked of an empty agenda.
+func (a *agenda) pop() later {
+	h := *a
+	first, last := h[0], len(h)-1
+	h[0] = h[last]
+	h = h[:last]
+	for i := 0; ; {
+		least := i
+		for _, child := range [2]int{2*i + 1, 2*i + 2} {
+			if child < last && h[child].at < h[least].at {
+				least = child
+			}
+		}
+		if least == i {
+			break
+		}
+		h[i], h[least] = h[least], h[i]
+		i = least
+	}
+	*a = h
+	return first
 }

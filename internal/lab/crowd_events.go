@@ -5,13 +5,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"spillway/internal/sys"
 )
 
 // happened takes what the kernel tells of one connection.
 func (c *crowd) happened(e *unix.EpollEvent, now time.Duration) {
 	i := e.Fd
 	p := &c.places[i]
-	if p.generation != e.Pad {
+	if p.generation != uint32(e.Pad) {
 		return // closed meanwhile
 	}
 	ended := e.Events&(unix.EPOLLERR|unix.EPOLLHUP|unix.EPOLLRDHUP) != 0
@@ -55,7 +57,7 @@ func socketError(fd int32) unix.Errno {
 
 // ask sends the requests of those that have waited enough.
 func (c *crowd) ask(now time.Duration) {
-	for c.holds.len() > 0 && c.holds.first().at <= now {
+	for len(c.holds) > 0 && c.holds[0].at <= now {
 		h := c.holds.pop()
 		if p := &c.places[h.place]; p.generation == h.generation && p.state == holding {
 			c.send(h.place, now)
@@ -70,7 +72,7 @@ func (c *crowd) send(i int32, now time.Duration) {
 		request = c.Request(c.written[:0], p.who)
 		c.written = request
 	}
-	if n, errno := send(p.fd, request); errno != 0 || n < len(request) {
+	if n, errno := sys.Send(p.fd, request); errno != 0 || n < len(request) {
 		c.finish(i, Reset, now)
 		return
 	}
@@ -80,7 +82,7 @@ func (c *crowd) send(i int32, now time.Duration) {
 // read takes the reply. Its end is the connection's, which the server closes first.
 func (c *crowd) read(i int32, now time.Duration) {
 	p := &c.places[i]
-	n, errno := recv(p.fd, c.scratch[:])
+	n, errno := sys.Recv(p.fd, c.scratch[:])
 	switch {
 	case errno == unix.EAGAIN:
 	case errno != 0 || n == 0:
@@ -123,8 +125,8 @@ func classify(b []byte) Outcome {
 
 // expire gives up attempts that take too long, and kept connections that do not answer.
 func (c *crowd) expire(now time.Duration) {
-	for c.open.first != none && now-c.places[c.open.first].at >= c.Timeout {
-		c.finish(c.open.first, Timeout, now)
+	for c.open.First != sys.None && now-c.places[c.open.First].at >= c.Timeout {
+		c.finish(c.open.First, Timeout, now)
 	}
 	if c.settled == 0 || now < c.keptLook {
 		return
@@ -144,14 +146,14 @@ func (c *crowd) finish(i int32, o Outcome, now time.Duration) {
 	p := &c.places[i]
 	at, try, who := p.at, p.try, p.who
 	c.flying--
-	c.open.remove(c.places, i)
+	c.open.Remove(i)
 	c.release(i)
 	c.judge(at, now, try, who, o)
 }
 
 func (c *crowd) release(i int32) {
 	p := &c.places[i]
-	closeFD(p.fd)
+	sys.Close(p.fd)
 	p.state = shut
 	p.generation++
 	c.free = append(c.free, i)
@@ -188,7 +190,7 @@ func (c *crowd) askKept(now time.Duration) {
 
 func (c *crowd) sendKept(i int32, state placeState, now time.Duration) {
 	p := &c.places[i]
-	if n, errno := send(p.fd, c.again); errno != 0 || n < len(c.again) {
+	if n, errno := sys.Send(p.fd, c.again); errno != 0 || n < len(c.again) {
 		c.endKept(i, Reset, now)
 		return
 	}
@@ -197,7 +199,7 @@ func (c *crowd) sendKept(i int32, state placeState, now time.Duration) {
 
 func (c *crowd) readKept(i int32, ended bool, now time.Duration) {
 	p := &c.places[i]
-	n, errno := recv(p.fd, c.scratch[:])
+	n, errno := sys.Recv(p.fd, c.scratch[:])
 	switch {
 	case errno == unix.EAGAIN && !ended:
 		return
@@ -225,7 +227,7 @@ func (c *crowd) endKept(i int32, how Outcome, now time.Duration) {
 		return
 	}
 	c.settled--
-	closeFD(p.fd)
+	sys.Close(p.fd)
 	p.state = shut
 	p.generation++ // the place is not used again: keptOnes names it
 }

@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 )
 
+// nginxProgram is where Debian has it.
+const nginxProgram = "/usr/sbin/nginx"
+
 // frontPort is the CDN's in edge.
 const frontPort = 8080
 
@@ -17,27 +20,6 @@ const frontAddrs = 8
 func MissingFront() error {
 	_, err := os.Stat(nginxProgram)
 	return err
-}
-
-// CDN puts a real nginx before the relay, as a CDN's: HTTP to the clients, kept connections to the relay.
-func CDN(l *Lab, dir string) (netip.AddrPort, error) {
-	return l.front(dir, 1, "", fmt.Sprintf(`
-	upstream origin {
-		server %s max_fails=0;
-		keepalive 128;
-	}
-	server {
-		listen %d;
-		location / {
-			proxy_pass http://origin;
-			proxy_http_version 1.1;
-			proxy_set_header Connection "";
-			# X-Forwarded-For comes from the crowd: its own addresses are all of one network.
-			proxy_connect_timeout 5s;
-			proxy_read_timeout 15s;
-		}
-	}
-`, Public(false), frontPort))
 }
 
 // Front puts a real nginx before the relay, as a CDN's edge: announces share connections that are kept, each WebSocket has one. It

@@ -2,18 +2,21 @@
 //
 //	edge ---- veth ---- relay ---- veth, MTU 1420 ---- backend
 //
-// where edge plays the CDN and its clients, and backend runs a real `spillway serve` behind what plays the tunnel. A trial, in order:
+// where edge plays the CDN and its clients, and backend runs a real `spillway serve` behind what plays the tunnel. In order:
 //
-//	New            the namespaces, their links, addresses and routes (network.go)
-//	NewBackend     the tracker, which can be killed, stopped, slowed and cut off (backend.go, fault.go)
-//	Contender      what forwards: bare DNAT, HAProxy, nginx, or a spillway relay (contender.go)
-//	Lab.Load       an open loop of connections with clients' impatience (load.go), each attempt written down (attempts.go)
-//	Lab.Watch      what the relay holds and costs, ten times a second (sample.go)
-//	Trial.Run      all of it, with a fault in the middle (trial.go)
+//	New            the namespaces, each with a thread and processes (room.go), links, addresses and routes (network.go)
+//	NewMachine     the tracker on a small machine, which can be gone (machine.go)
+//	Start          what forwards: bare DNAT, or a spillway relay (contender.go); Front, an nginx before it (front.go)
+//	Load           an open loop of connections with clients' impatience (load.go, crowd.go), each attempt written down (attempts.go);
+//	               WebPeers, WebSockets that come back (webpeers.go)
+//	Watch          what the relay holds and costs, ten times a second (sample.go, cores.go)
+//
+// Its tests are the promises of docs/relay.md: a Trial is all of that with a fault in the middle (trial_test.go, fault_test.go), drawn
+// as a Timeline, also of other relays (contender_test.go).
 //
 // What the kernel does for packets belongs to no process. So the relay has a core of its own: packets that reach its ends of the
 // links are worked on there (RPS), its processes are pinned there, everything else is kept off, and its cost is the time in which
-// that core is not idle. The figures are as good as the machine is quiet: Trial says what the core did before there was a load.
+// that core is not idle. The figures are as good as the machine is quiet.
 //
 // Nothing outside is touched: the namespaces have no name and go with the last process in them, which all die with this one.
 // It needs root, two cores and Linux. Loads go to addresses inside only.
@@ -26,7 +29,7 @@ import (
 	"os"
 	"sync"
 
-	"golang.org/x/sys/unix"
+	"spillway/internal/sys"
 )
 
 // Config is a lab. The zero value of a field means its default.
@@ -113,8 +116,11 @@ func New(cfg Config) (*Lab, error) {
 }
 
 func (l *Lab) build() (err error) {
-	if l.files, err = raiseFileLimit(); err != nil {
+	if l.files, err = sys.RaiseFileLimit(wantFiles); err != nil {
 		return err
+	}
+	if l.files < minFiles {
+		return fmt.Errorf("%d open files are allowed; raise the limit to %d or more (ulimit -n)", l.files, minFiles)
 	}
 	if l.unpin, err = pinProcess(l.Cores.Edge); err != nil {
 		return err
@@ -144,27 +150,5 @@ func (l *Lab) Close() {
 	})
 }
 
-// wantFiles is enough for all connections of an impatient crowd that wait for their timeout.
-const wantFiles = 200_000
-
-// raiseFileLimit is for this process and those it starts. It tells what there is: a machine may not allow even root to have more.
-func raiseFileLimit() (int, error) {
-	var l unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
-		return 0, fmt.Errorf("read limit of open files: %w", err)
-	}
-	if l.Cur < wantFiles {
-		raised := unix.Rlimit{Cur: wantFiles, Max: max(l.Max, wantFiles)}
-		if unix.Setrlimit(unix.RLIMIT_NOFILE, &raised) == nil {
-			l = raised
-		} else if raised = (unix.Rlimit{Cur: l.Max, Max: l.Max}); unix.Setrlimit(unix.RLIMIT_NOFILE, &raised) == nil {
-			l = raised
-		}
-	}
-	if l.Cur < minFiles {
-		return 0, fmt.Errorf("%d open files are allowed; raise the limit to %d or more (ulimit -n)", l.Cur, minFiles)
-	}
-	return int(min(l.Cur, wantFiles)), nil
-}
-
-const minFiles = 8192
+// wantFiles is enough for all connections of an impatient crowd that wait for their timeout, minFiles for any.
+const wantFiles, minFiles = 200_000, 8192

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"spillway/internal/sys"
 )
 
 // Machine is a backend as small as those that break: its tracker gets a part of a core, as a container's CPU quota gives it, and is
@@ -26,12 +28,15 @@ type Machine struct {
 	Share  float64 // of the core
 	Memory int64   // bytes
 
-	tracker *Tracker
-	watch   atomic.Bool
-	done    <-chan error
-	boots   sync.WaitGroup
+	lab   *Lab
+	dir   string
+	args  []string
+	watch atomic.Bool
+	done  <-chan error
+	boots sync.WaitGroup
 
-	mu      sync.Mutex // guards what follows, and tracker.process
+	mu      sync.Mutex // guards what follows
+	process *Process
 	gone    bool
 	booting bool
 	deaths  []time.Time
@@ -54,8 +59,7 @@ const (
 
 // NewMachine starts program as the lab's backend on a machine of share of a core and memory bytes.
 func (l *Lab) NewMachine(program, dir string, share float64, memory int64, flags ...string) (*Machine, error) {
-	t := &Tracker{lab: l, program: program, dir: dir, args: trackerArgs(program, dir, flags)}
-	m := &Machine{Share: share, Memory: memory, tracker: t}
+	m := &Machine{Share: share, Memory: memory, lab: l, dir: dir, args: trackerArgs(program, dir, flags)}
 	m.done = l.Backend.Go(l.Cores.Backend, m.govern)
 	if err := m.boot(); err != nil {
 		m.Stop()
@@ -64,23 +68,29 @@ func (l *Lab) NewMachine(program, dir string, share float64, memory int64, flags
 	return m, nil
 }
 
+func trackerArgs(program, dir string, flags []string) []string {
+	return append([]string{program, "serve", "--data_dir=" + dir, "--http.listen=:" + strconv.Itoa(BackendPort), "--log.level=warn",
+		"--store.snapshot.every=0s",
+		// The CDN and the relay say who a client is; without that, a relay which masquerades would be one client.
+		"--http.trusted_proxies=10.0.0.0/8,198.18.0.0/15,fc00::/7"}, flags...)
+}
+
 // boot starts the tracker, and returns when it accepts.
 func (m *Machine) boot() error {
-	t := m.tracker
-	p, err := t.lab.Backend.Start(t.dir, t.args)
+	p, err := m.lab.Backend.Start(m.dir, m.args)
 	if err != nil {
 		return err
 	}
 	m.mu.Lock()
-	t.process, m.gone = p, false
+	m.process, m.gone = p, false
 	m.mu.Unlock()
-	return p.waitListening(t.lab.Backend, netip.AddrPortFrom(BackendAddr4, BackendPort))
+	return p.waitListening(m.lab.Backend, netip.AddrPortFrom(BackendAddr4, BackendPort))
 }
 
 // govern is the thread that stands for the quota, the memory and systemd.
 func (m *Machine) govern() error {
-	lockThread()
-	_ = beFirst() // where it may not, turns are less even
+	sys.LockThread()
+	_ = sys.SetPolicy(unix.SCHED_FIFO) // where it may not, turns are less even
 	run := time.Duration(m.Share * float64(quotaTurn))
 	sleep := func(d time.Duration) {
 		ts := unix.NsecToTimespec(int64(d))
@@ -92,7 +102,7 @@ func (m *Machine) govern() error {
 	next := time.Now()
 	for !m.watch.Load() {
 		m.mu.Lock()
-		p := m.tracker.process
+		p := m.process
 		m.mu.Unlock()
 		if p != of {
 			before, last, of = before+last, 0, p
@@ -114,7 +124,7 @@ func (m *Machine) govern() error {
 		}
 		s := MachineSample{At: now, CPU: before + last}
 		if p != nil && p.running() {
-			last = processCPU(p.cmd.Process.Pid)
+			last, _ = sys.ProcessCPU(p.cmd.Process.Pid) // 0 when it has ended
 			s.CPU, s.Memory, s.Alive = before+last, residentBytes(p.cmd.Process.Pid), true
 		}
 		m.look(p, s)
@@ -129,7 +139,7 @@ func (m *Machine) look(p *Process, s MachineSample) {
 	if len(m.samples) < maxSamples {
 		m.samples = append(m.samples, s)
 	}
-	if p == nil || m.gone || m.booting || m.tracker.process != p {
+	if p == nil || m.gone || m.booting || m.process != p {
 		return
 	}
 	if s.Alive && s.Memory <= m.Memory {
@@ -162,9 +172,9 @@ func (m *Machine) isGone() bool {
 func (m *Machine) Vanish() error {
 	m.mu.Lock()
 	m.gone = true
-	p := m.tracker.process
+	p := m.process
 	m.mu.Unlock()
-	err := m.tracker.lab.Backend.Do(vanish)
+	err := m.lab.Backend.Do(vanish)
 	p.Kill()
 	return err
 }
@@ -172,7 +182,7 @@ func (m *Machine) Vanish() error {
 // Return has it back, and returns when its tracker accepts: until then its host answers with resets, as a machine's that boots.
 func (m *Machine) Return() error {
 	m.boots.Wait()
-	if err := m.tracker.lab.Backend.Do(appear); err != nil {
+	if err := m.lab.Backend.Do(appear); err != nil {
 		return err
 	}
 	return m.boot()
@@ -185,7 +195,7 @@ func (m *Machine) Stop() (samples []MachineSample, deaths []time.Time, err error
 	m.boots.Wait()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if p := m.tracker.process; p != nil {
+	if p := m.process; p != nil {
 		p.Kill()
 	}
 	return m.samples, m.deaths, errors.Join(err, m.failed)
@@ -193,9 +203,8 @@ func (m *Machine) Stop() (samples []MachineSample, deaths []time.Time, err error
 
 // Ask is a request to the tracker's admin listener, from its own machine, as ctl sends it. It needs --admin.listen=127.0.0.1:7070.
 func (m *Machine) Ask(method, path, body string, within time.Duration) error {
-	t := m.tracker
-	return <-t.lab.Backend.Go(t.lab.Cores.Backend, func() error {
-		token, err := os.ReadFile(filepath.Join(t.dir, "admin.token"))
+	return <-m.lab.Backend.Go(m.lab.Cores.Backend, func() error {
+		token, err := os.ReadFile(filepath.Join(m.dir, "admin.token"))
 		if err != nil {
 			return err
 		}
@@ -229,15 +238,6 @@ func (m *Machine) Ask(method, path, body string, within time.Duration) error {
 		}
 		return nil
 	})
-}
-
-// processCPU is what a process has computed, 0 when it has ended.
-func processCPU(pid int) time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(int32(^pid<<3|2), &ts); err != nil { // clock_getcpuclockid(3)
-		return 0
-	}
-	return time.Duration(ts.Nano())
 }
 
 // residentBytes is a process's, 0 when it has ended.

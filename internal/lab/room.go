@@ -3,6 +3,8 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"spillway/internal/sys"
 )
 
 // Room is a network namespace: a thread of this process that lives in it, and the processes that were started in it.
@@ -65,7 +69,7 @@ func (r *Room) Go(core int, f func() error) <-chan error {
 		runtime.LockOSThread()
 		err := unix.Setns(r.fd, unix.CLONE_NEWNET)
 		if err == nil {
-			err = errors.Join(pinThread(core), hasten(niceLab))
+			err = errors.Join(sys.PinThread(core), hasten(niceLab))
 		}
 		if err == nil {
 			err = f()
@@ -130,16 +134,8 @@ func (r *Room) Start(dir string, argv []string, env ...string) (*Process, error)
 	p.cmd.Stdout, p.cmd.Stderr, p.cmd.Dir = out, out, dir
 	p.cmd.Env = append(append(os.Environ(), "GOMAXPROCS=1"), env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	// A child begins with what the thread that forks it has, and Pdeathsig is about that thread: it ends with the room.
-	err = r.Do(func() error {
-		before, err := pinnedTo(r.core)
-		if err != nil {
-			return err
-		}
-		err = p.cmd.Start()
-		return errors.Join(err, unix.SchedSetaffinity(0, before))
-	})
-	if err != nil {
+	// Pdeathsig is about the thread that forks: it ends with the room.
+	if err = r.Do(func() error { return sys.StartPinned(p.cmd, r.core) }); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	go func() { _ = p.cmd.Wait(); close(p.exited) }()
@@ -155,18 +151,6 @@ func (p *Process) Kill() {
 		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 	}
 	<-p.exited
-}
-
-// Quit asks the process to end, and kills it if it has not within d.
-func (p *Process) Quit(d time.Duration) {
-	if p.running() {
-		_ = p.cmd.Process.Signal(syscall.SIGTERM)
-	}
-	select {
-	case <-p.exited:
-	case <-time.After(d):
-	}
-	p.Kill()
 }
 
 // signal is for the process alone.
@@ -188,4 +172,30 @@ func (p *Process) Log() string {
 		return err.Error()
 	}
 	return string(b)
+}
+
+// readyWithin is what a program gets to start on a busy core.
+const readyWithin = 10 * time.Second
+
+// waitListening polls until somebody accepts at addr.
+func (p *Process) waitListening(from *Room, addr netip.AddrPort) error {
+	deadline := time.Now().Add(readyWithin)
+	for {
+		err := from.Do(func() error {
+			c, err := net.DialTimeout("tcp", addr.String(), time.Second)
+			if err == nil {
+				_ = c.Close()
+			}
+			return err
+		})
+		switch {
+		case err == nil:
+			return nil
+		case !p.running():
+			return fmt.Errorf("%s ended at once: %s", p.name, p.Log())
+		case time.Now().After(deadline):
+			return fmt.Errorf("%s does not accept at %s within %s: %w: %s", p.name, addr, readyWithin, err, p.Log())
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
 }

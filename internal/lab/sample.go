@@ -13,6 +13,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"spillway/internal/sys"
 )
 
 // SampleEvery is the step of samples, and of timelines.
@@ -132,7 +134,7 @@ func (w *Watch) probe(p *Probes, to netip.AddrPort) {
 
 // sample is one thread in the relay's namespace, on the edge's core.
 func (w *Watch) sample(core int) error {
-	lockThread()
+	sys.LockThread()
 	if err := hasten(niceTracker); err != nil { // it is little, and has to be on time
 		return err
 	}
@@ -274,31 +276,4 @@ func halfOpenSockets(c *netlink.Conn) (n int, err error) {
 		n += len(answers)
 	}
 	return n, nil
-}
-
-// InsertFailed counts the connections that the relay's kernel could not track, for want of a port for instance.
-func (l *Lab) InsertFailed() (n int, err error) {
-	err = l.Relay.Do(func() error {
-		c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-		if err != nil {
-			return fmt.Errorf("open ctnetlink: %w", err)
-		}
-		defer c.Close()
-		answers, err := c.Execute(netlink.Message{
-			Header: netlink.Header{Type: ctGetStats, Flags: netlink.Request | netlink.Dump}, Data: []byte{unix.AF_UNSPEC, 0, 0, 0},
-		})
-		if err != nil {
-			return fmt.Errorf("read conntrack's counters: %w", err)
-		}
-		for _, m := range answers { // one for each core
-			if len(m.Data) < 4 {
-				continue
-			}
-			if v := attribute(m.Data[4:], ctaStatsInsertFailed); len(v) == 4 {
-				n += int(binary.BigEndian.Uint32(v))
-			}
-		}
-		return nil
-	})
-	return n, err
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"strings"
@@ -12,6 +13,152 @@ import (
 
 	"spillway/internal/flood"
 )
+
+// Timeline is what happened in each tenth of a second of a trial. All slices have one length.
+type Timeline struct {
+	Name       string        `json:"name"`
+	Step       time.Duration `json:"step"`
+	Fault      time.Duration `json:"fault"`          // when it came; 0: none
+	Mended     time.Duration `json:"mended"`         // when it went
+	Offered    []float64     `json:"offered"`        // attempts that began, a second, repeats among them
+	OK         []float64     `json:"ok"`             // a second, of those that ended then
+	Shed       []float64     `json:"shed"`           //
+	Refused    []float64     `json:"refused"`        //
+	Reset      []float64     `json:"reset"`          //
+	TimedOut   []float64     `json:"timed_out"`      //
+	Bad        []float64     `json:"bad"`            //
+	FailureP50 []float64     `json:"failure_p50_ms"` // of those that began then and failed; 0: none
+	FailureP99 []float64     `json:"failure_p99_ms"` //
+	Conntrack  []float64     `json:"conntrack"`      //
+	HalfOpen   []float64     `json:"half_open"`      //
+	CPU        []float64     `json:"cpu"`            // share of the relay's core, over the half second before
+}
+
+// cpuOver is what a point of Timeline.CPU is averaged over: the kernel counts 10 ms at a time.
+const cpuOver = 5
+
+// newTimeline sorts what was written down into steps.
+func newTimeline(t *Tally, samples Samples, length time.Duration) *Timeline {
+	n := int((length + SampleEvery - 1) / SampleEvery)
+	l := &Timeline{Step: SampleEvery}
+	by := [outcomes]*[]float64{OK: &l.OK, Shed: &l.Shed, Refused: &l.Refused, Reset: &l.Reset, Timeout: &l.TimedOut, Bad: &l.Bad}
+	for _, s := range append(by[:Local], &l.Offered, &l.FailureP50, &l.FailureP99, &l.Conntrack, &l.HalfOpen, &l.CPU) {
+		*s = make([]float64, n)
+	}
+	failed := make([]Attempts, n)
+	perSecond := float64(time.Second / SampleEvery)
+	for _, a := range t.Attempts {
+		if i := int(a.At / SampleEvery); i < n {
+			l.Offered[i] += perSecond
+			if a.Outcome.Failed() {
+				failed[i] = append(failed[i], a)
+			}
+		}
+		if i := int((a.At + a.Took) / SampleEvery); i < n && a.Outcome < Local {
+			(*by[a.Outcome])[i] += perSecond
+		}
+	}
+	for i, f := range failed {
+		l.FailureP50[i], l.FailureP99[i] = ms(f.Quantile(0.5)), ms(f.Quantile(0.99))
+	}
+	seen := make([]bool, n)
+	for i := range samples {
+		s := &samples[i]
+		at := int(s.At.Sub(t.Start) / SampleEvery)
+		if at < 0 || at >= n || s.At.Before(t.Start) {
+			continue
+		}
+		l.Conntrack[at], l.HalfOpen[at] = float64(s.Conntrack), float64(s.HalfOpen)
+		l.CPU[at] = s.useSince(&samples[max(i-cpuOver, 0)]).Relay
+		seen[at] = true
+	}
+	for i := 1; i < n; i++ { // a sample that was late leaves what was seen last
+		if !seen[i] {
+			l.Conntrack[i], l.HalfOpen[i], l.CPU[i] = l.Conntrack[i-1], l.HalfOpen[i-1], l.CPU[i-1]
+		}
+	}
+	return l
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+func (l *Timeline) seconds() float64 { return float64(len(l.Offered)) * l.Step.Seconds() }
+
+// Print writes a line for each second: rates are of all of it, the rest is the highest in it.
+func (l *Timeline) Print(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n%6s %9s %7s %6s %8s %7s %8s %10s %10s %9s %9s %5s\n", l.Name, "s", "offered/s", "ok", "shed", "refused", "reset", "timeout",
+		"fail p50", "fail p99", "conntrack", "half-open", "cpu")
+	each := int(time.Second / l.Step)
+	for i := 0; i < len(l.Offered); i += each {
+		end := min(i+each, len(l.Offered))
+		mean := func(y []float64) float64 {
+			sum := 0.0
+			for _, v := range y[i:end] {
+				sum += v
+			}
+			return sum / float64(end-i)
+		}
+		most := func(y []float64) (m float64) {
+			for _, v := range y[i:end] {
+				m = max(m, v)
+			}
+			return m
+		}
+		note := ""
+		for _, m := range []struct {
+			at   time.Duration
+			text string
+		}{{l.Fault, "  <- fault"}, {l.Mended, "  <- mended"}} {
+			if at := int(m.at / l.Step); m.at > 0 && at >= i && at < end {
+				note += m.text
+			}
+		}
+		fmt.Fprintf(&b, "%6.1f %9.0f %7.0f %6.0f %8.0f %7.0f %8.0f %7.2f ms %7.1f ms %9.0f %9.0f %4.0f%%%s\n", float64(i)*l.Step.Seconds(), mean(l.Offered),
+			mean(l.OK), mean(l.Shed), mean(l.Refused), mean(l.Reset), mean(l.TimedOut), most(l.FailureP50), most(l.FailureP99), most(l.Conntrack),
+			most(l.HalfOpen), 100*mean(l.CPU), note)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// Column is the timeline as drawn: rates, time to failure, conntrack, the core.
+func (l *Timeline) Column() flood.Column {
+	return flood.Column{
+		Name: l.Name, Seconds: l.seconds(), Step: l.Step.Seconds(), From: l.Fault.Seconds(), To: l.Mended.Seconds(),
+		Panels: []flood.Panel{
+			{Title: "connections/s", Curves: []flood.Curve{{Name: "offered, with repeats", Y: l.Offered}, {Name: "ok", Y: l.OK}, {Name: "refused", Y: l.Refused},
+				{Name: "reset", Y: l.Reset}, {Name: "timed out", Y: l.TimedOut}, {Name: "shed", Y: l.Shed}}},
+			{Title: "time to failure, ms", Log: true, Curves: []flood.Curve{{Name: "p99", Y: l.FailureP99}, {Name: "p50", Y: l.FailureP50}}},
+			{Title: "conntrack entries", Curves: []flood.Curve{{Name: "entries", Y: l.Conntrack}, {Name: "half-open", Y: l.HalfOpen}}},
+			{Title: "relay's core, %", Curves: []flood.Curve{{Name: "cpu", Y: percent(l.CPU)}}},
+		},
+	}
+}
+
+// Compare draws one fault's timelines in one another's axes: time to failure, conntrack, half-open, the core.
+func Compare(name string, all []*Timeline) flood.Column {
+	col := flood.Column{Name: name, Panels: []flood.Panel{{Title: "time to failure, median, ms", Log: true}, {Title: "conntrack entries"}, {Title: "half-open"},
+		{Title: "relay's core, %"}, {Title: "ok/s"}}}
+	for _, l := range all {
+		col.Step = l.Step.Seconds()
+		if s := l.seconds(); s > col.Seconds {
+			col.Seconds, col.From, col.To = s, l.Fault.Seconds(), l.Mended.Seconds()
+		}
+		for i, y := range [][]float64{l.FailureP50, l.Conntrack, l.HalfOpen, percent(l.CPU), l.OK} {
+			col.Panels[i].Curves = append(col.Panels[i].Curves, flood.Curve{Name: l.Name, Y: y})
+		}
+	}
+	return col
+}
+
+func percent(share []float64) []float64 {
+	p := make([]float64, len(share))
+	for i, v := range share {
+		p[i] = 100 * v
+	}
+	return p
+}
 
 // aTimeline is of three seconds: a success, a fault in the second one, and a late success.
 func aTimeline() *Timeline {

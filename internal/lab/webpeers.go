@@ -3,7 +3,6 @@ package lab
 import (
 	"bufio"
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +13,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gobwas/ws"
 	"golang.org/x/sys/unix"
+
+	"spillway/internal/sys"
 )
 
 // WebPeers are WebTorrent's: each keeps a WebSocket, announces on it again and again, and opens another when it ends.
@@ -112,9 +114,9 @@ func (p *WebPeers) live(who int) {
 func (p *WebPeers) connect(who int) (net.Conn, *bufio.Reader, Outcome) {
 	var conn net.Conn
 	err := p.lab.Edge.Do(func() error {
-		from := newSockaddr(netip.AddrPortFrom(clients4.Addr(), 0))
-		from.setHost(uint16(0x8000 + who%0x7000))
-		fd, errno := dial(from, newSockaddr(p.Target))
+		from := sys.NewAddr(netip.AddrPortFrom(clients4.Addr(), 0))
+		from.SetHost(uint16(0x8000 + who%0x7000))
+		fd, errno := sys.Dial(unix.SOCK_STREAM, from, sys.NewAddr(p.Target))
 		if errno != 0 {
 			return errno
 		}
@@ -201,7 +203,7 @@ func ended(err error) Outcome {
 
 // announce goes on until the socket ends.
 func (p *WebPeers) announce(who int, conn net.Conn, in *bufio.Reader) {
-	message := maskedText(p.Message(who))
+	message := ws.MustCompileFrame(ws.MaskFrame(ws.NewTextFrame(p.Message(who))))
 	for {
 		at := time.Now()
 		_ = conn.SetDeadline(at.Add(p.Timeout))
@@ -236,57 +238,24 @@ func readFrame(conn net.Conn, in *bufio.Reader) (reply bool, err error) {
 	if _, err := in.Peek(2); err != nil { // nothing is lost if the time is over before it begins
 		return false, err
 	}
-	var head [2]byte
-	if _, err := io.ReadFull(in, head[:]); err != nil {
+	h, err := ws.ReadHeader(in)
+	if err != nil {
 		return false, err
 	}
-	n := int(head[1] & 0x7f)
-	if n >= 126 {
-		var long [8]byte
-		of := long[:2]
-		if n == 127 {
-			of = long[:]
-		}
-		if _, err := io.ReadFull(in, of); err != nil {
-			return false, err
-		}
-		n = int(binary.BigEndian.Uint16(of))
-		if len(of) == 8 {
-			n = int(binary.BigEndian.Uint64(of))
-		}
+	if h.Length < 0 || h.Length > maxFrame {
+		return false, fmt.Errorf("frame of %d bytes", h.Length)
 	}
-	if n < 0 || n > maxFrame {
-		return false, fmt.Errorf("frame of %d bytes", n)
-	}
-	payload := make([]byte, n)
+	payload := make([]byte, h.Length)
 	if _, err := io.ReadFull(in, payload); err != nil {
 		return false, err
 	}
-	switch head[0] & 0xf {
-	case 8:
+	switch h.OpCode {
+	case ws.OpClose:
 		return false, io.EOF
-	case 9:
-		_, err = conn.Write(masked(0x8a, payload))
+	case ws.OpPing:
+		err = ws.WriteFrame(conn, ws.MaskFrame(ws.NewPongFrame(payload)))
 	}
 	return bytes.Contains(payload, interval), err
 }
 
 const maxFrame = 64 << 10
-
-func maskedText(b []byte) []byte { return masked(0x81, b) }
-
-// masked is a client's frame (RFC 6455, 5.3).
-func masked(first byte, payload []byte) []byte {
-	mask := [4]byte{0x37, 0xfa, 0x21, 0x3d}
-	b := []byte{first}
-	if len(payload) < 126 {
-		b = append(b, 0x80|byte(len(payload)))
-	} else {
-		b = binary.BigEndian.AppendUint16(append(b, 0x80|126), uint16(len(payload)))
-	}
-	b = append(b, mask[:]...)
-	for i, c := range payload {
-		b = append(b, c^mask[i%4])
-	}
-	return b
-}

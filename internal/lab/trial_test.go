@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,9 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Trial is one contender, one fault, one crowd. The zero value of a field means its default.
@@ -110,7 +114,7 @@ func (t Trial) Run() (r *Report, err error) {
 		return nil, err
 	}
 	defer l.Close()
-	dir, err := tempDir("trial")
+	dir, err := tempDir()
 	if err != nil {
 		return nil, err
 	}
@@ -278,4 +282,69 @@ func (r *Report) Print(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// InsertFailed counts the connections that the relay's kernel could not track, for want of a port for instance.
+func (l *Lab) InsertFailed() (n int, err error) {
+	err = l.Relay.Do(func() error {
+		c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+		if err != nil {
+			return fmt.Errorf("open ctnetlink: %w", err)
+		}
+		defer c.Close()
+		answers, err := c.Execute(netlink.Message{
+			Header: netlink.Header{Type: ctGetStats, Flags: netlink.Request | netlink.Dump}, Data: []byte{unix.AF_UNSPEC, 0, 0, 0},
+		})
+		if err != nil {
+			return fmt.Errorf("read conntrack's counters: %w", err)
+		}
+		for _, m := range answers { // one for each core
+			if len(m.Data) < 4 {
+				continue
+			}
+			if v := attribute(m.Data[4:], ctaStatsInsertFailed); len(v) == 4 {
+				n += int(binary.BigEndian.Uint32(v))
+			}
+		}
+		return nil
+	})
+	return n, err
+}
+
+func (u Use) String() string {
+	if u.Foreign < 0.01 {
+		return fmt.Sprintf("%.0f %%", 100*u.Relay)
+	}
+	return fmt.Sprintf("%.0f %% beside %.0f %% of others", 100*u.Relay, 100*u.Foreign)
+}
+
+// coreClocks is of all cores that the lab uses.
+type coreClocks []coreClock
+
+func readCores(c Cores) (all coreClocks, err error) {
+	for _, core := range []int{c.Relay, c.Edge, c.Backend} {
+		clock, err := readCore(core)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, clock)
+	}
+	return all, nil
+}
+
+// stolenSince is the largest share of the time since that the host took of a core.
+func (all coreClocks) stolenSince(before coreClocks) (most float64) {
+	for i, c := range all {
+		most = max(most, (c.lost-before[i].lost).Seconds()/max(c.at.Sub(before[i].at).Seconds(), 0.001))
+	}
+	return most
+}
+
+// tempDir is for programs' files.
+func tempDir() (string, error) {
+	dir, err := os.MkdirTemp("", "spillway-lab-*-trial")
+	if err == nil {
+		err = os.Chmod(dir, 0o755) // some drop to another user
+	}
+	return dir, err
 }

@@ -2,12 +2,13 @@ package lab
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
-	"os"
-	"strconv"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"spillway/internal/sys"
 )
 
 // Tracker is the backend: a real `spillway serve`.
@@ -20,20 +21,10 @@ type Tracker struct {
 	fault   func() error // ends the fault in force; nil: none
 }
 
-// readyWithin is what a program gets to start on a busy core.
-const readyWithin = 10 * time.Second
-
 // NewTracker starts program, a spillway, as the lab's backend, with more flags if there are any. Its files are in dir.
 func (l *Lab) NewTracker(program, dir string, flags ...string) (*Tracker, error) {
 	t := &Tracker{lab: l, program: program, dir: dir, args: trackerArgs(program, dir, append([]string{"--admin.listen="}, flags...))}
 	return t, t.start()
-}
-
-func trackerArgs(program, dir string, flags []string) []string {
-	return append([]string{program, "serve", "--data_dir=" + dir, "--http.listen=:" + strconv.Itoa(BackendPort), "--log.level=warn",
-		"--store.snapshot.every=0s",
-		// The CDN and the relay say who a client is; without that, a relay which masquerades would be one client.
-		"--http.trusted_proxies=10.0.0.0/8,198.18.0.0/15,fc00::/7"}, flags...)
 }
 
 // start returns when the tracker answers.
@@ -42,29 +33,6 @@ func (t *Tracker) start() (err error) {
 		return err
 	}
 	return t.process.waitListening(t.lab.Backend, netip.AddrPortFrom(BackendAddr4, BackendPort))
-}
-
-// waitListening polls until somebody accepts at addr.
-func (p *Process) waitListening(from *Room, addr netip.AddrPort) error {
-	deadline := time.Now().Add(readyWithin)
-	for {
-		err := from.Do(func() error {
-			c, err := net.DialTimeout("tcp", addr.String(), time.Second)
-			if err == nil {
-				_ = c.Close()
-			}
-			return err
-		})
-		switch {
-		case err == nil:
-			return nil
-		case !p.running():
-			return fmt.Errorf("%s ended at once: %s", p.name, p.Log())
-		case time.Now().After(deadline):
-			return fmt.Errorf("%s does not accept at %s within %s: %w: %s", p.name, addr, readyWithin, err, p.Log())
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
 }
 
 // Fault is what can happen to a backend.
@@ -123,8 +91,8 @@ func (t *Tracker) Break(f Fault) error {
 		// Stopped and continued by turns, which needs no control group and leaves nothing behind.
 		over := make(chan struct{})
 		ended := t.lab.Backend.Go(t.lab.Cores.Backend, func() error {
-			lockThread()
-			if err := beFirst(); err != nil {
+			sys.LockThread()
+			if err := sys.SetPolicy(unix.SCHED_FIFO); err != nil {
 				return err
 			}
 			defer t.process.signal(syscall.SIGCONT)
@@ -161,13 +129,4 @@ func (t *Tracker) Stop() error {
 	err := t.Mend()
 	t.process.Kill()
 	return err
-}
-
-// tempDir is for a program's files; the last part of its name says whose.
-func tempDir(name string) (string, error) {
-	dir, err := os.MkdirTemp("", "spillway-lab-*-"+name)
-	if err == nil {
-		err = os.Chmod(dir, 0o755) // some drop to another user
-	}
-	return dir, err
 }

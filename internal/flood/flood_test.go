@@ -65,7 +65,11 @@ func TestStallIsChargedToAllThatWasDue(t *testing.T) {
 		t.Errorf("late: got %d, want 150 or more", s.Late)
 	}
 	l := r.Series.Honest
-	for i := 11; i < 17; i++ {
+	first, last := time.Unix(0, stall.Load()).Sub(r.Start)/(100*time.Millisecond)+1, time.Unix(0, over.Load()).Sub(r.Start)/(100*time.Millisecond)-3
+	if last-first < 5 {
+		t.Errorf("the stall: got %d to %d00 ms", first, last)
+	}
+	for i := first; i < last; i++ {
 		if l.Offered[i] != rate || l.Good[i] != 0 || l.Late[i] != rate {
 			t.Errorf("due at %d00 ms: got %g offered, %g good, %g late a second; want all late", i, l.Offered[i], l.Good[i], l.Late[i])
 		}
@@ -82,12 +86,15 @@ func TestStallIsChargedToAllThatWasDue(t *testing.T) {
 func TestWhatFindsNoConnectionIsUnsent(t *testing.T) {
 	t.Parallel()
 	gate := make(chan struct{})
+	var begin sync.Once
 	addr := serveHTTP(t, func(ctx *fasthttp.RequestCtx) {
+		begin.Do(func() { time.AfterFunc(3*time.Second, func() { close(gate) }) }) // long after the last was due
 		<-gate
 		ctx.SetBodyString(servedBody)
 	})
-	time.AfterFunc(1500*time.Millisecond, func() { close(gate) })
-	r := mustRun(t, Config{Target: addr, Rate: 100, Conns: 5, Patience: 100 * time.Millisecond, Profile: Profile{{Duration: time.Second, Multiple: 1}}})
+	r := mustRun(t, Config{
+		Target: addr, Rate: 100, Conns: 5, Patience: 100 * time.Millisecond, Timeout: time.Minute, Profile: Profile{{Duration: time.Second, Multiple: 1}},
+	})
 	if s := total(r); s.Offered != 100 || s.Sent != 5 || s.Late != 5 || s.Unsent != 95 || s.Failed != 95 {
 		t.Errorf("got %s, %d sent; want 5 sent and late, 95 unsent", s, s.Sent)
 	}

@@ -47,8 +47,8 @@ func useGate(tb testing.TB, s *simulation) {
 }
 
 // recoveries runs a trouble for each kind of client and returns how long it lasted beyond its end.
-// The pool is in seconds: what its connections can have wait, at the capacity.
-func recoveries(t *testing.T, tr trouble, g guard, capacity, pool, refuse float64, length time.Duration) (row string, answered, served []time.Duration) {
+// The pool is in seconds: what its connections can have wait, at the capacity. base is the load, of that.
+func recoveries(t *testing.T, tr trouble, g guard, capacity, base, pool, refuse float64, length time.Duration) (row string, answered, served []time.Duration) {
 	t.Helper()
 	kinds := []clients{naive, anacrolix, libtorrent}
 	if raceDetector {
@@ -57,7 +57,7 @@ func recoveries(t *testing.T, tr trouble, g guard, capacity, pool, refuse float6
 	for _, kind := range kinds {
 		s := &simulation{
 			capacity: capacity, refuse: refuse, length: length, clients: kind, pool: int(pool * capacity),
-			leechers: leechersOnly, load: func(time.Duration) float64 { return simBase * capacity },
+			leechers: leechersOnly, load: func(time.Duration) float64 { return base * capacity },
 		}
 		tr.run(s)
 		g.protect(t, s)
@@ -71,7 +71,7 @@ func recoveries(t *testing.T, tr trouble, g guard, capacity, pool, refuse float6
 	if pool > 0 {
 		front = fmt.Sprintf("pool of %.1f s", pool)
 	}
-	return fmt.Sprintf("%-13s | %-34s | %-17s %s|", tr.name, g.name, front, row), answered, served
+	return fmt.Sprintf("%-13s | %-34s | %.1f | %-17s %s|", tr.name, g.name, base, front, row), answered, served
 }
 
 func inSeconds(d time.Duration) string {
@@ -82,7 +82,7 @@ func inSeconds(d time.Duration) string {
 }
 
 const recoveryHead = "seconds from the end of the trouble to the last 10 s with more than 5 % not answered in time, and not served;\n" +
-	"in brackets what was answered during it. Clients: flat 10 s, flat 60 s, libtorrent"
+	"in brackets what was answered during it. The load before, of the capacity. Clients: flat 10 s, flat 60 s, libtorrent"
 
 // TestRecovery: whatever clients do on failure, with the Gate all are answered again 75 s after the trouble, and nobody did
 // anything. That all are served takes another ten: a client that tries again after 60 s flat and is turned away once more by the
@@ -92,9 +92,9 @@ func TestRecovery(t *testing.T) {
 	const within = 75 * time.Second
 	gate := guard{"gate", useGate}
 	rows := []string{recoveryHead}
-	f := func(tr trouble, pool, refuse float64, within time.Duration) {
+	f := func(tr trouble, base, pool, refuse float64) {
 		t.Helper()
-		row, answered, served := recoveries(t, tr, gate, simCapacity, pool, refuse, troubleEnd+2*within)
+		row, answered, served := recoveries(t, tr, gate, simCapacity, base, pool, refuse, troubleEnd+2*within)
 		rows = append(rows, row)
 		for i := range answered {
 			if answered[i] > within || served[i] > within+10*time.Second {
@@ -103,14 +103,53 @@ func TestRecovery(t *testing.T) {
 		}
 	}
 	for _, pool := range []float64{0.2, 1, 5} {
-		f(tenfold, pool, 0.33, within)
-		f(outage, pool, 0.33, within)
+		f(tenfold, simBase, pool, 0.33)
+		f(outage, simBase, pool, 0.33)
 	}
-	f(tenfold, 0, 0.97, within)
-	// Where each request has its own connection, none can be refused for less than serving it costs. All that was missed,
-	// 0.7 x 60 s, must be served by the 0.3 that are left: 140 s, and no law is faster.
-	f(outage, 0, 0.97, 200*time.Second)
+	f(tenfold, simBase, 0, 0.97)
+	f(outage, intervalTarget, 0, 0.97)
 	t.Log(strings.Join(rows, "\n"))
+}
+
+// earliest is when clients that come back after every failure may be answered again at the soonest, a connection each, whatever
+// the law. Where each request has its own connection, none can be refused for less than serving it costs. So what was missed, load
+// for a minute, goes away by what is left beside the load; those who still wait ask again each period; and all is well when
+// nineteen of twenty of those who ask in a period can be answered in it.
+func earliest(load, refuse float64, c clients) time.Duration {
+	period := (c.timeout + c.retry(1)).Seconds()
+	rate := 1 / refuse
+	missed := load * (troubleEnd - troubleFrom).Seconds()
+	t := (missed + load*period - rate*(period+backlogTime.Seconds())/0.95) / (rate - load)
+	return time.Duration(max(t, 0) * float64(time.Second))
+}
+
+// TestRecoveryCannotBeFaster: at 0.7 of the capacity, a connection each, 75 s after an outage is more than can be had from clients
+// that come back all the time: half a minute more is the least. So the interval keeps the load at a half, where it can be had.
+func TestRecoveryCannotBeFaster(t *testing.T) {
+	t.Parallel()
+	const refuse = 0.97
+	row, answered, served := recoveries(t, outage, guard{"gate", useGate}, simCapacity, simBase, 0, refuse, troubleEnd+5*time.Minute)
+	t.Log(recoveryHead + "\n" + row)
+	want := []time.Duration{200 * time.Second, 140 * time.Second, 75 * time.Second}
+	for i, c := range []clients{naive, anacrolix, libtorrent}[:len(answered)] {
+		if answered[i] > want[i] || served[i] > want[i] {
+			t.Errorf("%s: not within %s", c.name, want[i])
+		}
+		if c.name == libtorrent.name {
+			continue // its period grows
+		}
+		soonest := earliest(simBase, refuse, c)
+		t.Logf("%s: %s, at the soonest %s", c.name, answered[i], soonest.Round(time.Second))
+		if answered[i] < soonest {
+			t.Errorf("%s: %s, sooner than can be (%s): the arithmetic is wrong", c.name, answered[i], soonest)
+		}
+	}
+	if soonest := earliest(simBase, refuse, naive); soonest < 95*time.Second {
+		t.Errorf("clients that come back after 10 s: at the soonest %s; then 75 s could be had", soonest)
+	}
+	if soonest := earliest(intervalTarget, refuse, naive); soonest > 60*time.Second {
+		t.Errorf("at the load the interval is to keep: at the soonest %s, want a minute", soonest)
+	}
 }
 
 // TestRecoveryFromFewSources: a flood from 2,000 addresses, whose budgets are eight times what can be served, is cut until clients hardly see it.
@@ -141,7 +180,7 @@ func TestRecoveryFromFewSources(t *testing.T) {
 			}
 		}
 	}}
-	row, answered, again := recoveries(t, few, budgets, simCapacity, 1, 0.05, troubleEnd+2*time.Minute)
+	row, answered, again := recoveries(t, few, budgets, simCapacity, simBase, 1, 0.05, troubleEnd+2*time.Minute)
 	t.Log(recoveryHead + "\n" + row)
 	for i := range answered {
 		if answered[i] > 30*time.Second || again[i] > 30*time.Second {
@@ -160,7 +199,7 @@ func TestNoRecovery(t *testing.T) {
 	rows := []string{recoveryHead}
 	f := func(tr trouble, g guard, capacity, pool, refuse float64, forgiving bool) {
 		t.Helper()
-		row, answered, _ := recoveries(t, tr, g, capacity, pool, refuse, troubleEnd+10*time.Minute+30*time.Second)
+		row, answered, _ := recoveries(t, tr, g, capacity, simBase, pool, refuse, troubleEnd+10*time.Minute+30*time.Second)
 		rows = append(rows, row)
 		for i, d := range answered {
 			if d != never && !(forgiving && i == 2) {

@@ -119,11 +119,12 @@ func cmdLogged(ts *testscript.TestScript, neg bool, args []string) {
 func waitLogged(ts *testscript.TestScript, name string, re *regexp.Regexp) string {
 	deadline := time.Now().Add(patience)
 	for {
+		over := ended(process(ts, name)) // asked first: its last line is there then
 		log := ts.ReadFile(logFile(ts, name))
 		if line := re.FindString(log); line != "" {
 			return line
 		}
-		if time.Now().After(deadline) || ended(process(ts, name)) {
+		if time.Now().After(deadline) || over {
 			ts.Fatalf("%s did not log %q:\n%s", name, re, log)
 		}
 		<-time.After(10 * time.Millisecond)

@@ -3,9 +3,9 @@ package flood
 import (
 	"time"
 
-	"spillway/internal/sys"
-
 	"golang.org/x/sys/unix"
+
+	"spillway/internal/sys"
 )
 
 // place is one connection, or room for one.

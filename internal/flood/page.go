@@ -3,8 +3,11 @@ package flood
 import (
 	"bytes"
 	"fmt"
+	"html"
 	"math"
 	"strings"
+
+	"spillway/internal/plot"
 )
 
 const pageStyle = `<style>
@@ -41,8 +44,8 @@ func beginPage(b *bytes.Buffer, title string) {
 // columnsPage writes a picture of each run, on the same scales.
 func columnsPage(b *bytes.Buffer, runs []*Result) {
 	b.WriteString("<div class=\"side\">\n")
-	for i := range runs {
-		b.Write(columnsSVG(runs, i, i+1))
+	for i, f := 0, figureOf(runs); i < len(runs); i++ {
+		b.Write(f.Part(i, i+1))
 	}
 	b.WriteString("</div>\n")
 }
@@ -189,9 +192,9 @@ func (t *Trial) rounds(b *bytes.Buffer) {
 	b.WriteString("</table></div>\n")
 }
 
-// Subjects' colours are the first two of curveColours.
-const subjectStyle = `<style>.a{stroke:#0072b2}.b{stroke:#d55e00}.round{opacity:.35;stroke-width:1.2}.dot{fill:var(--ink);stroke:none}.faint{fill:var(--soft);stroke:none;opacity:.6}
-.even{stroke:var(--soft);stroke-dasharray:4 3}@media(prefers-color-scheme:dark){.a{stroke:#56b4e9}.b{stroke:#ff7f50}}</style>
+// Subjects' colours are the first two of a figure's.
+const subjectStyle = `.a{stroke:#0072b2}.b{stroke:#d55e00}.round{opacity:.35;stroke-width:1.2}.dot{fill:var(--ink);stroke:none}.faint{fill:var(--soft);stroke:none;opacity:.6}
+.even{stroke:var(--soft);stroke-dasharray:4 3}@media(prefers-color-scheme:dark){.a{stroke:#56b4e9}.b{stroke:#ff7f50}}
 `
 
 // curveSVG is latency by percentile, both logarithmic: each step to the right has a tenth of the requests left.
@@ -210,33 +213,23 @@ func (t *Trial) curveSVG(b *bytes.Buffer) {
 			}
 		}
 	}
-	if hi == 0 {
-		lo, hi = 0.1, 1
-	}
-	lo, hi = math.Pow(10, math.Floor(math.Log10(lo))), math.Pow(10, math.Ceil(math.Log10(hi)))
-	if hi <= lo {
-		hi = 10 * lo
-	}
+	axes := plot.Axes{Width: plot.Width, Height: plot.Height, Log: true}
+	axes.Fit(lo, hi)
 	nines = math.Ceil(nines + 0.01)
-	height := rowTop + plotHeight + rowBottom + legendHeight
-	beginSVG(b, columnWidth, height)
-	b.WriteString(subjectStyle)
-	x := func(q float64) float64 { return min(-math.Log10(1-q), nines) / nines * plotWidth }
-	y := func(v float64) float64 { return plotHeight * (1 - math.Log10(max(v, lo)/lo)/math.Log10(hi/lo)) }
-	fmt.Fprintf(b, `<g transform="translate(%g %g)"><text class="title" x="0" y="-14">ms</text>`+"\n", marginLeft, rowTop)
-	for v := lo; v <= hi*1.001; v *= 10 {
-		fmt.Fprintf(b, `<line class="grid" x1="0" x2="%g" y1="%.1f" y2="%.1f"/><text class="end" x="-6" y="%.1f">%s</text>`+"\n", plotWidth, y(v), y(v), y(v)+4, short(v))
-	}
-	fmt.Fprintf(b, `<text class="mid" x="%.1f" y="%g">p50</text>`, x(0.5), plotHeight+17)
+	height := plot.Top + plot.Height + plot.Bottom + plot.LegendHeight
+	plot.Begin(b, plot.ColumnWidth, height, subjectStyle)
+	x := func(q float64) float64 { return min(-math.Log10(1-q), nines) / nines * plot.Width }
+	fmt.Fprintf(b, `<g transform="translate(%g %g)"><text class="title" x="0" y="-14">ms</text>`+"\n", plot.Left, plot.Top)
+	axes.ValueGrid(b)
+	fmt.Fprintf(b, `<text class="mid" x="%.1f" y="%g">p50</text>`, x(0.5), plot.Height+17)
 	for n := 1; n <= int(nines); n++ {
-		at := float64(n) / nines * plotWidth
+		at := float64(n) / nines * plot.Width
 		label := "max"
 		if n < int(nines) {
 			label = "p" + strings.TrimSuffix(fmt.Sprintf("%.6g", 100-100*math.Pow10(-n)), ".")
 		}
-		fmt.Fprintf(b, `<line class="grid" x1="%.1f" x2="%.1f" y1="0" y2="%g"/><text class="mid" x="%.1f" y="%g">%s</text>`+"\n", at, at, plotHeight, at, plotHeight+17, label)
+		fmt.Fprintf(b, `<line class="grid" x1="%.1f" x2="%.1f" y1="0" y2="%g"/><text class="mid" x="%.1f" y="%g">%s</text>`+"\n", at, at, plot.Height, at, plot.Height+17, label)
 	}
-	fmt.Fprintf(b, `<line class="axis" x1="0" x2="%g" y1="%g" y2="%g"/>`+"\n", plotWidth, plotHeight, plotHeight)
 	for i, runs := range all {
 		if len(runs) == 0 {
 			continue
@@ -250,14 +243,14 @@ func (t *Trial) curveSVG(b *bytes.Buffer) {
 			fmt.Fprintf(b, `<path class="%s" d="`, class)
 			op := "M"
 			for _, q := range r.Phases[0].Honest.Latency {
-				fmt.Fprintf(b, "%s%.1f %.1f", op, x(q.Q), y(q.MS))
+				fmt.Fprintf(b, "%s%.1f %.1f", op, x(q.Q), axes.Y(q.MS))
 				op = "L"
 			}
 			b.WriteString("\"/>\n")
 		}
 	}
 	b.WriteString("</g>\n")
-	at := marginLeft
+	at := plot.Left
 	for i, runs := range all {
 		if len(runs) == 0 {
 			continue
@@ -288,23 +281,22 @@ func (t *Trial) ratioSVG(b *bytes.Buffer) {
 		most = max(most, math.Abs(math.Log2(m.Ratio.Min)), math.Abs(math.Log2(m.Ratio.Max)))
 	}
 	const row, left, right = 26.0, 106.0, 24.0
-	const wide = columnWidth - left - right
-	height := rowTop + row*float64(len(shown)) + 24
-	beginSVG(b, columnWidth, height)
-	b.WriteString(subjectStyle)
+	const wide = plot.ColumnWidth - left - right
+	height := plot.Top + row*float64(len(shown)) + 24
+	plot.Begin(b, plot.ColumnWidth, height, subjectStyle)
 	x := func(ratio float64) float64 { return left + wide*(0.5+math.Log2(ratio)/(2*most)) }
 	ends := [2]string{"B has less", "B has more"}
 	fmt.Fprintf(b, `<text x="%g" y="14">%s</text><text class="end" x="%g" y="14">%s</text>`+"\n", left, ends[0], left+wide, ends[1])
-	bottom := rowTop + row*float64(len(shown))
+	bottom := plot.Top + row*float64(len(shown))
 	for _, v := range ratioTicks(most) {
 		class := "grid"
 		if v == 1 {
 			class = "even"
 		}
-		fmt.Fprintf(b, `<line class="%s" x1="%.1f" x2="%.1f" y1="%g" y2="%g"/><text class="mid" x="%.1f" y="%g">%s</text>`+"\n", class, x(v), x(v), rowTop-12, bottom, x(v), bottom+15, ratioLabel(v))
+		fmt.Fprintf(b, `<line class="%s" x1="%.1f" x2="%.1f" y1="%g" y2="%g"/><text class="mid" x="%.1f" y="%g">%s</text>`+"\n", class, x(v), x(v), plot.Top-12, bottom, x(v), bottom+15, ratioLabel(v))
 	}
 	for i, m := range shown {
-		y := rowTop + row*float64(i)
+		y := plot.Top + row*float64(i)
 		fmt.Fprintf(b, `<text class="end title" x="%g" y="%g">%s</text><path class="b" d="M%.1f %gH%.1f"/>`+"\n", left-10, y+4, escape(m.label()), x(m.Ratio.Min), y, x(m.Ratio.Max))
 		for _, r := range t.ratios(m.Name) {
 			fmt.Fprintf(b, `<circle class="faint" cx="%.1f" cy="%g" r="2.5"/>`, x(r), y)
@@ -359,3 +351,5 @@ func ratioTicks(most float64) (all []float64) {
 	}
 	return all
 }
+
+func escape(s string) string { return html.EscapeString(s) }

@@ -12,9 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"spillway/internal/sys"
-
 	"github.com/anacrolix/torrent/tracker/udp"
+
+	"spillway/internal/sys"
 )
 
 func udpAnnounceReply(transaction, leechers, seeders uint32, peers int) []byte {

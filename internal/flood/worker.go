@@ -8,9 +8,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"spillway/internal/sys"
-
 	"golang.org/x/sys/unix"
+
+	"spillway/internal/sys"
 )
 
 // engine is how a worker's requests travel.

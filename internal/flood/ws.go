@@ -3,9 +3,9 @@ package flood
 import (
 	"bytes"
 
-	"spillway/internal/sys"
-
 	"golang.org/x/sys/unix"
+
+	"spillway/internal/sys"
 )
 
 // socket is one WebSocket.

@@ -8,9 +8,9 @@ import (
 	"math/rand/v2"
 	"strings"
 
-	"spillway/internal/sys"
-
 	"golang.org/x/sys/unix"
+
+	"spillway/internal/sys"
 )
 
 // maxOffers is what trackers relay of one announce at most.

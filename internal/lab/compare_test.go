@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"spillway/internal/flood"
+	"spillway/internal/plot"
 )
 
 // The comparison takes minutes on a machine that does nothing else, so it runs only when it is told where to put what it finds:
@@ -61,7 +61,7 @@ func TestCompareFaults(t *testing.T) {
 	var md bytes.Buffer
 	fmt.Fprintf(&md, "%s\n\n%.0f new connections/s before a fault of %v, %.0f in a rush that goes on through it; each failed attempt is repeated after 1 s, three times at most; "+
 		"clients wait 5 s. One run each.\n", machine(), *labRate/2, compareFault, *labRate)
-	var columns []flood.Column
+	var columns []plot.Column
 	for _, f := range strings.Split(*labFaults, ",") {
 		fault := Fault(f)
 		fmt.Fprintf(&md, "\n%s: %s\n\n| relay | failures | failed: p50 | p99 | peak conntrack | peak half-open | CPU healthy | CPU in fault | established: ended within | first success after | goodput after 1 s | own port: failed, worst |\n"+
@@ -87,13 +87,13 @@ func TestCompareFaults(t *testing.T) {
 			fmt.Printf("\n%s", b.Bytes())
 			write(t, name+".txt", b.Bytes())
 			writeJSON(t, name+".json", r)
-			write(t, name+".svg", flood.Figure(r.Timeline.Column()))
+			write(t, name+".svg", draw(r.Timeline.Column()))
 			fmt.Fprint(&md, row(r))
 			lines = append(lines, r.Timeline)
 		}
 		columns = append(columns, Compare(fmt.Sprintf("%s: %s", fault, fault.Text()), lines))
 		write(t, "relays.md", md.Bytes())
-		write(t, "relays.svg", flood.Figure(columns...))
+		write(t, "relays.svg", draw(columns...))
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"spillway/internal/flood"
+	"spillway/internal/plot"
 )
 
 // Timeline is what happened in each tenth of a second of a trial. All slices have one length.
@@ -82,6 +82,11 @@ func newTimeline(t *Tally, samples Samples, length time.Duration) *Timeline {
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
+// spans are the fault.
+func (l *Timeline) spans() []plot.Span {
+	return []plot.Span{{From: l.Fault.Seconds(), To: l.Mended.Seconds(), Shaded: l.Mended > l.Fault}}
+}
+
 func (l *Timeline) seconds() float64 { return float64(len(l.Offered)) * l.Step.Seconds() }
 
 // Print writes a line for each second: rates are of all of it, the rest is the highest in it.
@@ -123,30 +128,35 @@ func (l *Timeline) Print(w io.Writer) error {
 }
 
 // Column is the timeline as drawn: rates, time to failure, conntrack, the core.
-func (l *Timeline) Column() flood.Column {
-	return flood.Column{
-		Name: l.Name, Seconds: l.seconds(), Step: l.Step.Seconds(), From: l.Fault.Seconds(), To: l.Mended.Seconds(),
-		Panels: []flood.Panel{
-			{Title: "connections/s", Curves: []flood.Curve{{Name: "offered, with repeats", Y: l.Offered}, {Name: "ok", Y: l.OK}, {Name: "refused", Y: l.Refused},
+func (l *Timeline) Column() plot.Column {
+	return plot.Column{
+		Name: l.Name, Seconds: l.seconds(), Step: l.Step.Seconds(), Spans: l.spans(),
+		Panels: []plot.Panel{
+			{Title: "connections/s", Curves: []plot.Curve{{Name: "offered, with repeats", Y: l.Offered}, {Name: "ok", Y: l.OK}, {Name: "refused", Y: l.Refused},
 				{Name: "reset", Y: l.Reset}, {Name: "timed out", Y: l.TimedOut}, {Name: "shed", Y: l.Shed}}},
-			{Title: "time to failure, ms", Log: true, Curves: []flood.Curve{{Name: "p99", Y: l.FailureP99}, {Name: "p50", Y: l.FailureP50}}},
-			{Title: "conntrack entries", Curves: []flood.Curve{{Name: "entries", Y: l.Conntrack}, {Name: "half-open", Y: l.HalfOpen}}},
-			{Title: "relay's core, %", Curves: []flood.Curve{{Name: "cpu", Y: percent(l.CPU)}}},
+			{Title: "time to failure, ms", Log: true, Curves: []plot.Curve{{Name: "p99", Y: l.FailureP99}, {Name: "p50", Y: l.FailureP50}}},
+			{Title: "conntrack entries", Curves: []plot.Curve{{Name: "entries", Y: l.Conntrack}, {Name: "half-open", Y: l.HalfOpen}}},
+			{Title: "relay's core, %", Curves: []plot.Curve{{Name: "cpu", Y: percent(l.CPU)}}},
 		},
 	}
 }
 
+func draw(columns ...plot.Column) []byte {
+	f := plot.Figure{Columns: columns}
+	return f.SVG()
+}
+
 // Compare draws one fault's timelines in one another's axes: time to failure, conntrack, half-open, the core.
-func Compare(name string, all []*Timeline) flood.Column {
-	col := flood.Column{Name: name, Panels: []flood.Panel{{Title: "time to failure, median, ms", Log: true}, {Title: "conntrack entries"}, {Title: "half-open"},
+func Compare(name string, all []*Timeline) plot.Column {
+	col := plot.Column{Name: name, Panels: []plot.Panel{{Title: "time to failure, median, ms", Log: true}, {Title: "conntrack entries"}, {Title: "half-open"},
 		{Title: "relay's core, %"}, {Title: "ok/s"}}}
 	for _, l := range all {
 		col.Step = l.Step.Seconds()
 		if s := l.seconds(); s > col.Seconds {
-			col.Seconds, col.From, col.To = s, l.Fault.Seconds(), l.Mended.Seconds()
+			col.Seconds, col.Spans = s, l.spans()
 		}
 		for i, y := range [][]float64{l.FailureP50, l.Conntrack, l.HalfOpen, percent(l.CPU), l.OK} {
-			col.Panels[i].Curves = append(col.Panels[i].Curves, flood.Curve{Name: l.Name, Y: y})
+			col.Panels[i].Curves = append(col.Panels[i].Curves, plot.Curve{Name: l.Name, Y: y})
 		}
 	}
 	return col
@@ -232,7 +242,7 @@ func TestTimelineIsPrintedAndDrawn(t *testing.T) {
 	other := aTimeline()
 	other.Name = "another"
 	for name, svg := range map[string][]byte{
-		"timelines": flood.Figure(l.Column(), other.Column()), "comparison": flood.Figure(Compare("F1", []*Timeline{l, other})), "nothing": flood.Figure(Compare("", nil)),
+		"timelines": draw(l.Column(), other.Column()), "comparison": draw(Compare("F1", []*Timeline{l, other})), "nothing": draw(Compare("", nil)),
 	} {
 		dec := xml.NewDecoder(bytes.NewReader(svg))
 		for {

@@ -2,11 +2,11 @@
 // serves whoever comes, and with the relay and the shedder. The same clients, the same attack, the same operator. In order:
 //
 //	Play           both runs, one after the other, and the report (drill.go)
-//	measure        what this machine's backend can serve, which sets the rates (measure.go)
+//	measure        what this machine's backend can serve, which sets the rates (stage.go)
 //	play           one run: calm, attack, ws off, gone, back, calm (story.go)
 //	clientele      who comes: their requests, and when they try again (clients.go)
 //	judge          what became of it, phase by phase and over time (judge.go)
-//	Report         as a table, JSON or a page (report.go, table.go, page.go)
+//	Report         as a table, JSON or a page (report.go, page.go)
 //
 // All of it happens in network namespaces of internal/lab, which go with this process however that ends.
 package drill
@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"spillway/internal/lab"
+	"spillway/internal/sys"
 )
 
 // Config is a drill. The zero value of a field means its default.
@@ -114,7 +115,7 @@ func Play(ctx context.Context, c Config) (*Report, error) {
 	if c.Quick {
 		d.plan, d.squeeze = quickPlan, quickSqueeze
 	}
-	r := &Report{Started: time.Now().UTC(), Machine: machine(), Cores: runtime.NumCPU(), Quick: c.Quick, Squeeze: d.squeeze, Attack: c.Attack,
+	r := &Report{Started: time.Now().UTC(), Machine: sys.Machine(), Cores: runtime.NumCPU(), Quick: c.Quick, Squeeze: d.squeeze, Attack: c.Attack,
 		BackendShare: backendShare, BackendMemory: backendMemory, CDN: lab.MissingFront() == nil}
 	if !r.CDN {
 		r.Warnings = append(r.Warnings, "nginx is not installed, so there is no CDN in front: clients connect to the relay themselves (apt-get install nginx-light)")

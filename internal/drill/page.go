@@ -5,7 +5,11 @@ import (
 	_ "embed"
 	"fmt"
 	"html"
+	"math"
+	"slices"
 	"strings"
+
+	"spillway/internal/plot"
 )
 
 //go:embed page.css
@@ -88,7 +92,7 @@ func shareText(p *Phase) string {
 	return percent(p.share(p.InTime))
 }
 
-func (p *plot) section(b *bytes.Buffer, runs []*Run) {
+func (p *graph) section(b *bytes.Buffer, runs []*Run) {
 	fmt.Fprintf(b, "<section class=\"plot\"><header><h3>%s</h3><ul class=\"key\">", html.EscapeString(p.title+strings.TrimRight(", "+strings.TrimSpace(p.unit), ", ")))
 	for _, c := range p.curves {
 		shape := " class=\"line\""
@@ -98,10 +102,10 @@ func (p *plot) section(b *bytes.Buffer, runs []*Run) {
 		fmt.Fprintf(b, "<li><span class=\"%s\"><i%s></i></span>%s</li>", c.class, shape, html.EscapeString(c.name))
 	}
 	fmt.Fprintf(b, "</ul></header>\n<div class=\"pair\" style=\"--runs:%d\">\n", len(runs))
-	lo, hi := p.scale(runs)
+	axes := p.axes(runs)
 	for _, run := range runs {
 		fmt.Fprintf(b, "<figure><figcaption>%s</figcaption>", run.Name)
-		p.draw(b, run, lo, hi)
+		p.draw(b, run, axes)
 		b.WriteString("</figure>\n")
 	}
 	b.WriteString("</div>\n")
@@ -142,4 +146,164 @@ func (r *Report) story(b *bytes.Buffer) {
 		fmt.Fprintf(b, "<li><b>%s</b>, %.0f s: %s.</li>\n", p.Name, p.To-p.From, html.EscapeString(p.Text))
 	}
 	b.WriteString("</ol>\n")
+}
+
+// graph is one figure of both runs, on the same axes.
+type graph struct {
+	title   string
+	note    string // under it
+	unit    string // of the highest label
+	stacked bool   // curves are parts of a whole, the first at the bottom
+	log     bool
+	least   float64 // the axis goes at least so far
+	curves  []curve
+}
+
+// curve is one line of a graph. Its class is its colour.
+type curve struct {
+	name  string
+	class string
+	dash  bool
+	y     func(*Run) []float64
+}
+
+// plots are the page's, in order.
+func plots(r *Report) []graph {
+	quota := func(run *Run) []float64 {
+		y := make([]float64, len(run.Series.Offered))
+		for i := range y {
+			y[i] = 100 * r.BackendShare
+		}
+		return y
+	}
+	return []graph{
+		{title: "What became of honest announces, a second", stacked: true, note: "By when they were sent; who fails comes again, so there are more of them.", curves: []curve{
+			{"in 200 ms", "good", false, func(r *Run) []float64 { return r.Series.InTime }},
+			{"later", "late", false, func(r *Run) []float64 { return r.Series.Late }},
+			{"told politely to come later (shed)", "shed", false, func(r *Run) []float64 { return r.Series.Shed }},
+			{"failed", "failed", false, func(r *Run) []float64 { return r.Series.Failed }},
+		}},
+		{title: "Time until a client knew that it failed", unit: " ms", log: true, note: "Clients give up after 5 s. Gaps: nobody failed.", curves: []curve{
+			{"99 of 100", "plain", false, func(r *Run) []float64 { return r.Series.FailP99 }},
+			{"half of them", "failed", false, func(r *Run) []float64 { return r.Series.FailP50 }},
+		}},
+		{title: "Requests of the attack, a second", curves: []curve{
+			{"sent", "attack", false, func(r *Run) []float64 { return r.Series.Attack }},
+		}},
+		{title: "Connections the relay's kernel tracks", curves: []curve{
+			{"conntrack entries", "attack", false, func(r *Run) []float64 { return r.Series.Conntrack }},
+		}},
+		{title: "CPU", unit: " %", least: 50, note: "The relay's of its core, the kernel's work with packets in it; the backend's of a core, of which it may have a part.", curves: []curve{
+			{"relay", "good", false, func(run *Run) []float64 {
+				if r.Unsteered {
+					return make([]float64, len(run.Series.RelayCPU))
+				}
+				return run.Series.RelayCPU
+			}},
+			{"backend", "late", false, func(r *Run) []float64 { return r.Series.BackendCPU }},
+			{"the backend's quota", "plain", true, quota},
+		}},
+		{title: "Memory of the tracker", unit: " MB", curves: []curve{
+			{"resident", "good", false, func(r *Run) []float64 { return r.Series.Memory }},
+		}},
+		{title: "WebSockets of honest peers", least: webPeers, note: "The operator's switch ends them in both runs, and they come back by their own formulas.", curves: []curve{
+			{"open", "shed", false, func(r *Run) []float64 { return r.Series.Sockets }},
+		}},
+	}
+}
+
+// Sizes of a graph, in its own units.
+const (
+	plotLeft, plotTop       = 44.0, 18.0
+	plotWidth, plotHeight   = 430.0, 150.0
+	wholeWidth, wholeHeight = plotLeft + plotWidth + 6, plotTop + plotHeight + 20
+)
+
+// axes are of all runs.
+func (p *graph) axes(runs []*Run) plot.Axes {
+	a := plot.Axes{Width: plotWidth, Height: plotHeight, Log: p.log, Steps: 5}
+	lo, hi := math.Inf(1), p.least
+	for _, run := range runs {
+		var sum []float64
+		for _, c := range p.curves {
+			y := c.y(run)
+			if p.stacked {
+				sum = onTop(sum, y)
+				y = sum
+			}
+			for _, v := range y {
+				if v > 0 {
+					lo, hi = min(lo, v), max(hi, v)
+				}
+			}
+		}
+	}
+	a.Fit(lo, hi)
+	return a
+}
+
+// onTop adds up.
+func onTop(below, values []float64) []float64 {
+	top := slices.Clone(values)
+	for i, v := range below {
+		top[i] += v
+	}
+	return top
+}
+
+var phaseClass = map[string]string{attack: "in-attack", wsOff: "in-off", gone: "in-gone", back: "in-back"}
+
+// draw writes one run's picture.
+func (p *graph) draw(b *bytes.Buffer, run *Run, a plot.Axes) {
+	a.Seconds = 1
+	if n := len(run.Phases); n > 0 {
+		a.Seconds = max(run.Phases[n-1].To, 1)
+	}
+	fmt.Fprintf(b, `<svg viewBox="0 0 %g %g" role="img" aria-label="%s, %s"><g transform="translate(%g %g)">`+"\n", wholeWidth, wholeHeight, html.EscapeString(p.title), run.Name,
+		plotLeft, plotTop)
+	for _, ph := range run.Phases {
+		class := phaseClass[ph.Name]
+		if class == "" {
+			class = "in-calm"
+		}
+		from, to := a.X(ph.From), a.X(ph.To)
+		fmt.Fprintf(b, `<rect class="%s" x="%.1f" y="0" width="%.1f" height="%g"/><text class="phase mid" x="%.1f" y="-6">%s</text>`+"\n", class, from, to-from, plotHeight,
+			(from+to)/2, ph.Name)
+	}
+	a.Grid(b)
+	var below []float64
+	for _, c := range p.curves {
+		values := c.y(run)
+		if p.stacked {
+			below = area(b, &a, c.class, values, below, run.Series.Step)
+			continue
+		}
+		class := "curve " + c.class
+		if c.dash {
+			class += " dash"
+		}
+		a.Line(b, class, values, run.Series.Step)
+	}
+	b.WriteString("</g></svg>")
+}
+
+// area stands on what is below it, and returns its own top.
+func area(b *bytes.Buffer, a *plot.Axes, class string, values, below []float64, step float64) (top []float64) {
+	top = onTop(below, values)
+	if !slices.ContainsFunc(values, func(v float64) bool { return v > 0 }) {
+		return top
+	}
+	if below == nil {
+		below = make([]float64, len(values))
+	}
+	fmt.Fprintf(b, `<path class="area %s" d="`, class)
+	point := func(op byte, i int, v float64) { fmt.Fprintf(b, "%c%.1f %.1f", op, a.X((float64(i)+0.5)*step), a.Y(v)) }
+	for i, v := range top {
+		point("ML"[min(i, 1)], i, v)
+	}
+	for i := len(below) - 1; i >= 0; i-- {
+		point('L', i, below[i])
+	}
+	b.WriteString("Z\"/>\n")
+	return top
 }

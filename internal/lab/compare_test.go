@@ -9,15 +9,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"spillway/internal/plot"
+	"spillway/internal/sys"
 )
 
 // The comparison takes minutes on a machine that does nothing else, so it runs only when it is told where to put what it finds:
@@ -161,11 +159,7 @@ func TestCompareCost(t *testing.T) {
 }
 
 // machine says what the figures are of.
-func machine() string {
-	var u unix.Utsname
-	_ = unix.Uname(&u)
-	return fmt.Sprintf("%d cores, Linux %s, %s.", runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]), time.Now().UTC().Format(time.DateOnly))
-}
+func machine() string { return sys.Machine() + ", " + time.Now().UTC().Format(time.DateOnly) + "." }
 
 func write(t *testing.T, name string, b []byte) {
 	t.Helper()

@@ -4,9 +4,13 @@
 package sys
 
 import (
+	"bufio"
+	"bytes"
 	"fmt"
+	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -111,4 +115,26 @@ func RaiseFileLimit(want int) (allowed int, err error) {
 		}
 	}
 	return int(min(l.Cur, uint64(want))), nil
+}
+
+// Machine says what figures are of: cores, processor, memory, kernel.
+func Machine() string {
+	var u unix.Utsname
+	_ = unix.Uname(&u)
+	model := "unknown CPU"
+	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		lines := bufio.NewScanner(bytes.NewReader(b))
+		for lines.Scan() {
+			if name, value, ok := strings.Cut(lines.Text(), ":"); ok && strings.TrimSpace(name) == "model name" {
+				model = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	memory := ""
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) == nil {
+		memory = fmt.Sprintf(", %.0f GiB", float64(info.Totalram)*float64(info.Unit)/(1<<30))
+	}
+	return fmt.Sprintf("%d cores, %s%s, Linux %s", runtime.NumCPU(), model, memory, unix.ByteSliceToString(u.Release[:]))
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -15,6 +14,7 @@ import (
 
 	"spillway/internal/admin"
 	"spillway/internal/config"
+	"spillway/internal/datadir"
 	"spillway/internal/firewall"
 	"spillway/shedder"
 )
@@ -243,7 +243,7 @@ func (s *server) sample(l *shedder.Load) admin.Sample {
 
 // loadCapacity is 0 where nothing was kept, or nothing that makes sense.
 func loadCapacity(file string) float64 {
-	b, err := os.ReadFile(file)
+	b, err := datadir.Read(file, 100)
 	if err != nil {
 		return 0
 	}
@@ -260,12 +260,7 @@ func (s *server) saveCapacity(file string, saved float64) float64 {
 	if math.Abs(now-saved) <= saved/20 {
 		return saved
 	}
-	tmp := file + ".tmp"
-	err := os.WriteFile(tmp, fmt.Appendf(nil, "%.0f\n", now), 0o600)
-	if err == nil {
-		err = os.Rename(tmp, file)
-	}
-	if err != nil {
+	if err := datadir.Replace(file, fmt.Appendf(nil, "%.0f\n", now)); err != nil {
 		s.logs.Limited.Warn("capacity not kept for the next start; free or repair the disk of data_dir", "err", err)
 		return saved
 	}

@@ -24,6 +24,7 @@ import (
 	"spillway/internal/admin"
 	"spillway/internal/config"
 	"spillway/internal/console"
+	"spillway/internal/datadir"
 	"spillway/internal/listen"
 	"spillway/internal/logx"
 	"spillway/relay"
@@ -112,11 +113,11 @@ func startRelay(src config.Sources, stderr io.Writer) (*relayServer, error) {
 	r := &relayServer{cfg: cfg, started: time.Now(), failed: make(chan error, 1)}
 	r.logs = logx.New(stderr, level, cfg.Log.Format)
 	r.log = r.logs.Always
-	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
-		return nil, fmt.Errorf("data_dir: %w; make it, writable for this user, or name another", err)
+	if err := datadir.Make(cfg.DataDir); err != nil {
+		return nil, err
 	}
 	warnOfSecrets(src, r.log)
-	warnOfWriters(cfg.DataDir, r.log)
+	datadir.WarnOfWriters(cfg.DataDir, r.log)
 	// The admin side first: it fails on a port in use, before anything of the kernel's is touched.
 	if err := r.openAdmin(); err != nil {
 		return nil, err

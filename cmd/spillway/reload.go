@@ -86,3 +86,10 @@ func trackerConfig(c config.Config, maxConns int) tracker.Config {
 		MaxConns:    maxConns,
 	}
 }
+
+// warnOfSecrets names the secrets that the configuration file shows to everybody.
+func warnOfSecrets(src config.Sources, log *slog.Logger) {
+	for _, name := range config.Exposed(src) {
+		log.Warn("a secret is in a file that everybody on this machine can read: chmod 640 it, and change the secret", "key", name, "file", src.File)
+	}
+}

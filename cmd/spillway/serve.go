@@ -18,6 +18,7 @@ import (
 	"spillway/internal/admin"
 	"spillway/internal/cluster"
 	"spillway/internal/config"
+	"spillway/internal/datadir"
 	"spillway/internal/firewall"
 	"spillway/internal/listen"
 	"spillway/internal/logx"
@@ -112,11 +113,11 @@ func start(src config.Sources, modes map[shedder.Endpoint]shedder.Mode, stderr i
 	s.logs = logx.New(stderr, s.level, cfg.Log.Format)
 	s.log = s.logs.Always
 
-	if s.lock, err = lockDataDir(cfg.DataDir); err != nil {
+	if s.lock, err = datadir.Lock(cfg.DataDir); err != nil {
 		return nil, err
 	}
 	warnOfSecrets(src, s.log)
-	warnOfWriters(cfg.DataDir, s.log)
+	datadir.WarnOfWriters(cfg.DataDir, s.log)
 	s.table = swarm.New(swarm.Config{
 		MaxBytes:         int64(cfg.Store.Memory.Max),
 		MaxSwarms:        cfg.Store.Memory.MaxSwarms,
@@ -356,3 +357,6 @@ func addrTexts(d *listen.Door) []string {
 	}
 	return texts
 }
+
+// since is rounded for the log.
+func since(began time.Time) time.Duration { return time.Since(began).Round(time.Microsecond) }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 
+	"spillway/internal/datadir"
 	"spillway/tracker"
 )
 
@@ -57,7 +58,7 @@ func udpKey(file string, log *slog.Logger) (key [tracker.UDPKeyBytes]byte, err e
 	if _, err := io.ReadFull(rand.Reader, key[:]); err != nil {
 		return key, err
 	}
-	if err := replaceFile(file, key[:]); err != nil {
+	if err := datadir.Replace(file, key[:]); err != nil {
 		log.Warn("key of UDP's connection ids not kept: clients have to connect anew after a restart; free or repair the disk of data_dir", "err", err)
 	}
 	return key, nil

@@ -9,8 +9,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"syscall"
+
+	"spillway/internal/datadir"
 )
 
 // TokenFile is the token's name in the data directory, when the configuration has none.
@@ -59,34 +60,7 @@ func loadToken(file string) (token string, made bool, err error) {
 	var random [32]byte
 	_, _ = rand.Read(random[:]) // never fails since Go 1.24
 	token = hex.EncodeToString(random[:])
-	return token, true, writeToken(file, token)
-}
-
-// writeToken leaves a whole file or none, whenever the machine stops.
-func writeToken(file, token string) error {
-	dir := filepath.Dir(file)
-	tmp, err := os.CreateTemp(dir, TokenFile+".*") // O_EXCL, mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = tmp.WriteString(token + "\n")
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), file)
-	}
-	if err != nil {
-		_ = os.Remove(tmp.Name())
-		return err
-	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return token, true, datadir.Replace(file, []byte(token+"\n"))
 }
 
 func checkToken(token string) error {

@@ -4,12 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
 
-	"golang.org/x/sys/unix"
+	"spillway/internal/datadir"
 )
 
 // ordersFile is the file: what this node knows of orders. Without it an order would be followed again after a restart, over what
@@ -33,7 +30,7 @@ func (o *orders) open(file string) error {
 	if file == "" {
 		return nil
 	}
-	content, err := readFile(file)
+	content, err := datadir.Read(file, maxFileBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -52,23 +49,6 @@ func (o *orders) open(file string) error {
 	return nil
 }
 
-// readFile is for a file of ours: a FIFO must not hang the start, nor a link show another's file.
-func readFile(file string) ([]byte, error) {
-	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || info.Size() > maxFileBytes {
-		return nil, fmt.Errorf("%s: no file of ours", file)
-	}
-	return io.ReadAll(io.LimitReader(f, maxFileBytes))
-}
-
 // save writes the file, if something has changed.
 func (o *orders) save(n *Node) {
 	o.saving.Lock()
@@ -85,39 +65,14 @@ func (o *orders) save(n *Node) {
 		kept.Orders = append(kept.Orders, &copied)
 	}
 	o.mu.Unlock()
-	if err := replaceFile(o.file, kept); err != nil {
+	content, err := json.MarshalIndent(kept, "", " ")
+	if err != nil {
+		panic("BUG: " + err.Error()) // texts and numbers always marshal
+	}
+	if err := datadir.Replace(o.file, append(content, '\n')); err != nil {
 		o.mu.Lock()
 		o.changed = true
 		o.mu.Unlock()
 		n.log.Warn("orders to all nodes not kept for the next start; free or repair the disk of data_dir", "err", err)
 	}
-}
-
-// replaceFile leaves the old content or the new, whole.
-func replaceFile(path string, content any) error {
-	b, err := json.MarshalIndent(content, "", " ")
-	if err != nil {
-		panic("BUG: " + err.Error()) // texts and numbers always marshal
-	}
-	_ = os.Remove(path + ".tmp") // of a process that was killed; a link there is not followed
-	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(b, '\n'))
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(path+".tmp", path)
-	}
-	if err != nil {
-		_ = os.Remove(path + ".tmp")
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

@@ -11,6 +11,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"spillway/internal/netnstest"
 )
 
 func TestASourceIsDroppedForItsTime(t *testing.T) {
@@ -102,7 +104,7 @@ func TestIPv6HostsAndNetworks(t *testing.T) {
 	t.Parallel()
 	f, s := open(t, Config{AllowLoopback: true})
 	for _, a := range []string{"2001:db8:0:1::1", "2001:db8:0:1::2", "2001:db8:0:2::1", "2001:db8:1::1"} {
-		ip(t, "addr", "replace", a+"/128", "dev", "lo", "nodad")
+		netnstest.IP(t, "addr", "replace", a+"/128", "dev", "lo", "nodad")
 	}
 	must(t, f.Add(prefix("2001:db8:0:1::1"), time.Hour)) // its /64
 	s.drops(t, "2001:db8:0:1::1", "2001:db8:0:1::2")
@@ -123,7 +125,7 @@ func TestLoopbackIsNeverDropped(t *testing.T) {
 		}
 	}
 	// Our own address, dropped by mistake, or claimed by somebody: what we send ourselves comes in on lo.
-	ip(t, "addr", "replace", "198.18.9.1/32", "dev", "lo")
+	netnstest.IP(t, "addr", "replace", "198.18.9.1/32", "dev", "lo")
 	must(t, f.Add(prefix("198.18.9.1"), time.Hour))
 	s.passes(t, "127.0.0.2", "198.18.9.1")
 }
@@ -152,18 +154,18 @@ func TestWhatIsForwardedIsSpared(t *testing.T) {
 	client, backend := fmt.Sprintf("fwc%d", os.Getpid()), fmt.Sprintf("fwb%d", os.Getpid())
 	for i, ns := range []string{client, backend} {
 		a, b, net := fmt.Sprintf("fw%da", i), fmt.Sprintf("fw%db", i), fmt.Sprintf("198.18.%d.", 20+i)
-		ip(t, "netns", "add", ns)
-		t.Cleanup(func() { ip(t, "netns", "del", ns) })
-		ip(t, "link", "add", a, "type", "veth", "peer", "name", b, "netns", ns)
-		t.Cleanup(func() { ip(t, "link", "del", a) }) // a namespace takes its time to go, and its links with it
-		ip(t, "addr", "add", net+"254/24", "dev", a)
-		ip(t, "link", "set", a, "up")
-		ip(t, "-n", ns, "addr", "add", net+"1/24", "dev", b)
-		ip(t, "-n", ns, "link", "set", b, "up")
-		ip(t, "-n", ns, "route", "add", "default", "via", net+"254")
+		netnstest.IP(t, "netns", "add", ns)
+		t.Cleanup(func() { netnstest.IP(t, "netns", "del", ns) })
+		netnstest.IP(t, "link", "add", a, "type", "veth", "peer", "name", b, "netns", ns)
+		t.Cleanup(func() { netnstest.IP(t, "link", "del", a) }) // a namespace takes its time to go, and its links with it
+		netnstest.IP(t, "addr", "add", net+"254/24", "dev", a)
+		netnstest.IP(t, "link", "set", a, "up")
+		netnstest.IP(t, "-n", ns, "addr", "add", net+"1/24", "dev", b)
+		netnstest.IP(t, "-n", ns, "link", "set", b, "up")
+		netnstest.IP(t, "-n", ns, "route", "add", "default", "via", net+"254")
 	}
 	must(t, os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644))
-	within(t, backend, func() error {
+	netnstest.Within(t, backend, func() error {
 		l, err := net.Listen("tcp", fmt.Sprintf("198.18.21.1:%d", s.port)) // the same port, of somebody else
 		if err == nil {
 			t.Cleanup(func() { _ = l.Close() })
@@ -172,7 +174,7 @@ func TestWhatIsForwardedIsSpared(t *testing.T) {
 	})
 	reaches := func(to string) (ok bool) {
 		t.Helper()
-		within(t, client, func() error {
+		netnstest.Within(t, client, func() error {
 			err := s.try(silence, "tcp", "198.18.20.1", to)
 			ok = err == nil
 			return nil

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"spillway/internal/netnstest"
+
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -140,7 +142,7 @@ func TestAKilledProcessLeavesNothingForGood(t *testing.T) {
 	s := serve(t)
 	killed := func(d time.Duration) {
 		t.Helper()
-		cmd := self("-test.run=^$")
+		cmd := netnstest.Self("-test.run=^$")
 		cmd.Env = append(cmd.Env, fmt.Sprintf("%s=%d %v", holder, s.port, d))
 		cmd.Stdout = nil
 		out, err := cmd.StdoutPipe()

@@ -50,13 +50,12 @@ type Relay struct {
 	cfg     Config
 	path    Path
 	log     *slog.Logger
-	dial    dialFunc
+	prober  asker
 	flights int // of a backend at once
 	started time.Time
 
-	results chan probed // has room for all that can be under way
-	cuts    chan cutEnd
-	work    sync.WaitGroup // probes and cuts
+	cuts chan cutEnd
+	work sync.WaitGroup // cuts
 
 	// Of Run's goroutine alone.
 	spread4, spread6     *spread
@@ -137,15 +136,12 @@ func New(cfg Config, path Path, log *slog.Logger) *Relay {
 	}
 	now := time.Now()
 	r := &Relay{
-		cfg: cfg, path: path, log: log, dial: dialTCP, started: now, since: now, state: stateForwarding,
+		cfg: cfg, path: path, log: log, started: now, since: now, state: stateForwarding,
 		flights: int(cfg.Health.Timeout/cfg.Health.Every) + 1,
 		ports:   alarm{high: 0.7, low: 0.6}, conntrack: alarm{high: 0.8, low: 0.7},
 		cuts: make(chan cutEnd, len(cfg.Backends)),
 	}
-	if cfg.Health.Proxied {
-		r.dial = dialProxied
-	}
-	r.results = make(chan probed, len(cfg.Backends)*r.flights)
+	r.prober = newProber(cfg.Backends, cfg.Health)
 	var v4, v6 []int16
 	for i, b := range cfg.Backends {
 		r.watched = append(r.watched, &watched{
@@ -178,49 +174,41 @@ func (h Health) withDefaults() Health {
 	return h
 }
 
-// Run probes the backends and steers the path until ctx ends, and waits for its probes and cuts. It leaves the last plan in force:
+// Run probes the backends and steers the path until ctx ends, gives up its probes, and waits for its cuts. It leaves the last plan in force:
 // the kernel forgets what is refused after Forget. It is called once.
 func (r *Relay) Run(ctx context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
 	defer r.work.Wait()
 	defer r.stopCuts()
-	defer cancel()
+	defer r.prober.close()
 
 	now := time.Now()
 	for _, w := range r.watched {
 		w.next = now.Add(rand.N(r.cfg.Health.Every))
 	}
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	wake := now
-	for {
-		var take func(time.Time)
-		select {
-		case <-ctx.Done():
+	defer context.AfterFunc(ctx, r.prober.nudge)()
+	for wake := now; ; {
+		ended := r.prober.wait(wake)
+		if ctx.Err() != nil {
 			return
-		case <-timer.C:
-			take = func(time.Time) {}
-		case p := <-r.results:
-			take = func(now time.Time) { r.take(p, now) }
-		case c := <-r.cuts:
-			take = func(now time.Time) { r.takeCut(c, now) }
 		}
 		now := time.Now()
 		r.noticeStall(now, wake)
 		r.mu.Lock()
-		take(now)
+		for _, p := range ended {
+			r.take(p, now)
+		}
+		r.takeCuts(now)
 		r.mu.Unlock()
-		wake = r.turn(ctx, now)
-		timer.Reset(time.Until(wake))
+		wake = r.turn(now)
 	}
 }
 
 // turn does what is due, and tells when to come again.
-func (r *Relay) turn(ctx context.Context, now time.Time) time.Time {
+func (r *Relay) turn(now time.Time) time.Time {
 	r.mu.Lock()
 	for _, w := range r.watched {
 		r.judgeLate(w, now)
-		r.startProbe(ctx, w, now)
+		r.startProbe(w, now)
 		r.stepBudget(w, now)
 	}
 	plan := r.plan()

@@ -2,12 +2,10 @@ package relay
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"strconv"
 	"strings"
 	"syscall"
@@ -54,65 +52,8 @@ type probed struct {
 // maxAnswer bounds what is read of a backend's answer.
 const maxAnswer = 4 << 10
 
-// dialFunc opens a connection as a new client would.
-type dialFunc func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
-
-func dialTCP(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
-	d := net.Dialer{KeepAlive: -1} // it lives for less than a second
-	conn, err := d.DialTCP(ctx, "tcp", netip.AddrPort{}, addr)
-	if err != nil {
-		return nil, err // not conn: a nil *TCPConn is no nil net.Conn
-	}
-	return conn, nil
-}
-
-// localHeader says that what follows comes from the proxy itself: PROXY protocol v2, LOCAL, no addresses.
-const localHeader = "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"
-
-// dialProxied is dialTCP for a backend that wants the PROXY protocol of whoever is trusted, health checks included.
-func dialProxied(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
-	conn, err := dialTCP(ctx, addr)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := conn.Write([]byte(localHeader)); err != nil {
-		_ = conn.Close()
-		return nil, err
-	}
-	return conn, nil
-}
-
-// ask asks a backend for its health on a connection of its own, within timeout. A kept connection would not do: it shows that the
-// backend answers those it knows, not that it takes new ones.
-func ask(ctx context.Context, dial dialFunc, addr netip.AddrPort, path string, timeout time.Duration) (answer, outcome, string) {
-	deadline := time.Now().Add(timeout)
-	ctx, cancel := context.WithDeadline(ctx, deadline)
-	defer cancel()
-	conn, err := dial(ctx, addr)
-	if err != nil {
-		outcome, words := judge(err, "no connection", timeout)
-		return answer{}, outcome, words
-	}
-	// With a reset, as load balancers end their checks: neither side keeps it in TIME_WAIT, which ten a second would fill, and a hung
-	// backend does not collect it.
-	defer conn.Close()
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0) // it would only linger
-	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	_ = conn.SetDeadline(deadline) // what cannot be set shows in the next call
-
-	request := "GET " + path + " HTTP/1.1\r\nHost: " + addr.String() + "\r\nUser-Agent: spillway-relay\r\nConnection: close\r\n\r\n"
-	if _, err := conn.Write([]byte(request)); err != nil {
-		outcome, words := judge(err, "connected, but it does not read", timeout)
-		return answer{}, outcome, words
-	}
-	head, err := readHead(conn)
-	if err != nil {
-		outcome, words := judge(err, "connected, but no answer", timeout)
-		return answer{}, outcome, words
-	}
+// readAnswer is how a probe ended that was answered.
+func readAnswer(head []byte) (answer, outcome, string) {
 	code, a, err := parseAnswer(head)
 	switch {
 	case err != nil:
@@ -121,24 +62,6 @@ func ask(ctx context.Context, dial dialFunc, addr netip.AddrPort, path string, t
 		return answer{}, badStatus, fmt.Sprintf("answered %d", code)
 	}
 	return a, answeredOK, ""
-}
-
-// readHead reads to the end of the headers, or maxAnswer.
-func readHead(conn net.Conn) ([]byte, error) {
-	buf := make([]byte, 0, maxAnswer)
-	for {
-		n, err := conn.Read(buf[len(buf):cap(buf)])
-		buf = buf[:len(buf)+n]
-		if end := headEnd(buf); end > 0 {
-			return buf[:end], nil
-		}
-		if len(buf) == cap(buf) {
-			return buf, nil // the status is in it; a header that is not has not been sent in time
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
 }
 
 // headEnd is where the body begins, or 0.

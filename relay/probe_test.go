@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/pires/go-proxyproto"
+	"golang.org/x/sys/unix"
 )
 
 // serve has a backend do one thing with each connection, on a port of its own, until the test ends.
@@ -54,12 +55,29 @@ func answering(text string) func(*net.TCPConn) {
 	}
 }
 
+// probe asks one backend once.
+func probe(t *testing.T, addr netip.AddrPort, health Health) (answer, outcome, string) {
+	t.Helper()
+	q := newProber([]Backend{{Addr: addr}}, health)
+	defer q.close()
+	q.ask(probed{number: 1, started: time.Now()})
+	ended := q.wait(time.Now().Add(time.Hour))
+	if len(ended) != 1 {
+		t.Fatalf("got %d probes, want 1", len(ended))
+	}
+	p := ended[0]
+	if p.took <= 0 || p.number != 1 {
+		t.Errorf("got probe %d, which took %v", p.number, p.took)
+	}
+	return p.answer, p.outcome, p.words
+}
+
 func TestProbe(t *testing.T) {
 	t.Parallel()
 	f := func(name string, handle func(*net.TCPConn), timeout time.Duration, want outcome, wantWords string, wantAnswer answer) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			a, got, words := ask(t.Context(), dialTCP, serve(t, handle), "/healthz", timeout)
+			a, got, words := probe(t, serve(t, handle), Health{Path: "/healthz", Timeout: timeout})
 			if got != want || a != wantAnswer || !strings.Contains(words, wantWords) || (words == "") != (want == answeredOK) {
 				t.Errorf("got %v, %q, %+v; want %v, %q, %+v", outcomeNames[got], words, a, outcomeNames[want], wantWords, wantAnswer)
 			}
@@ -106,7 +124,7 @@ func TestProbeEndsWithAReset(t *testing.T) {
 			_, err := conn.Read(make([]byte, 1))
 			ended <- err
 		})
-		ask(t.Context(), dialTCP, addr, "/healthz", 10*time.Second)
+		probe(t, addr, Health{Path: "/healthz", Timeout: 10 * time.Second})
 		if err := <-ended; !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("%q: the connection ended with %v, want a reset", text, err)
 		}
@@ -122,7 +140,7 @@ func TestProbeOfADeadProcess(t *testing.T) {
 	addr := l.Addr().(*net.TCPAddr).AddrPort()
 	l.Close()
 	began := time.Now()
-	if _, got, words := ask(t.Context(), dialTCP, addr, "/", time.Minute); got != refused || words != "connection refused" {
+	if _, got, words := probe(t, addr, Health{Path: "/", Timeout: time.Minute}); got != refused || words != "connection refused" {
 		t.Errorf("got %v, %q", outcomeNames[got], words)
 	}
 	if took := time.Since(began); took > 10*time.Second {
@@ -133,31 +151,102 @@ func TestProbeOfADeadProcess(t *testing.T) {
 // A hung process whose queue of connections is full: the kernel drops the SYN.
 func TestProbeOfAFullQueue(t *testing.T) {
 	t.Parallel()
-	dial := func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
-		<-ctx.Done()
-		return nil, &net.OpError{Op: "dial", Err: ctx.Err()}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, got, words := ask(t.Context(), dial, netip.AddrPort{}, "/", 50*time.Millisecond); got != timedOut || words != "no connection within 50ms" {
+	defer unix.Close(fd)
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(name.(*unix.SockaddrInet4).Port))
+	waits, err := net.Dial("tcp", addr.String()) // a queue of no length has room for one
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer waits.Close()
+	if _, got, words := probe(t, addr, Health{Path: "/", Timeout: 50 * time.Millisecond}); got != timedOut || words != "no connection within 50ms" {
 		t.Errorf("got %v, %q", outcomeNames[got], words)
 	}
 }
 
-func TestProbeEndsWithItsContext(t *testing.T) {
+// Probes of several backends under way at once, some of which are given up.
+func TestProbesEndWithTheProber(t *testing.T) {
 	t.Parallel()
-	hung := make(chan struct{}, 1)
+	hung := make(chan error, 4)
 	addr := serve(t, func(conn *net.TCPConn) {
-		hung <- struct{}{}
-		_, _ = io.Copy(io.Discard, conn)
+		_, err := io.Copy(io.Discard, conn)
+		hung <- err
 	})
-	ctx, cancel := context.WithCancel(t.Context())
+	well := serve(t, answering("HTTP/1.1 200 OK\r\n\r\n"))
+	q := newProber([]Backend{{Addr: addr}, {Addr: well}}, Health{Path: "/", Timeout: time.Hour})
+	q.ask(probed{backend: 0, number: 1, started: time.Now()})
+	for n := range uint64(5) { // each in the place of the one before
+		q.ask(probed{backend: 1, number: 2 + n, started: time.Now()})
+		if p := q.wait(time.Now().Add(time.Hour)); len(p) != 1 || p[0].backend != 1 || p[0].number != 2+n || p[0].outcome != answeredOK {
+			t.Fatalf("got %+v", p)
+		}
+	}
+	if len(q.places) != 2 {
+		t.Errorf("got %d places for two probes at once", len(q.places))
+	}
+	q.close()
+	if err := <-hung; !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("what was given up ended with %v, want a reset", err)
+	}
+}
+
+func TestProberWaits(t *testing.T) {
+	t.Parallel()
+	q := newProber(nil, Health{Timeout: time.Second})
+	defer q.close()
+	for range 3 {
+		until := time.Now().Add(20 * time.Millisecond)
+		if p := q.wait(until); len(p) != 0 || time.Now().Before(until) {
+			t.Errorf("got %+v, %s early", p, time.Until(until))
+		}
+	}
+	q.nudge() // before it waits
+	q.wait(time.Now().Add(time.Hour))
+	for range 3 { // and, most likely, while it does
+		done := make(chan struct{})
+		go func() {
+			q.wait(time.Now().Add(time.Hour))
+			close(done)
+		}()
+		time.Sleep(5 * time.Millisecond)
+		q.nudge()
+		<-done
+	}
+}
+
+func TestProbeOverIPv6(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		t.Skip(err)
+	}
 	done := make(chan struct{})
 	go func() {
-		ask(ctx, dialTCP, addr, "/", time.Hour)
-		close(done)
+		defer close(done)
+		if conn, err := l.Accept(); err == nil {
+			answering("HTTP/1.1 200 OK\r\nSpillway-Shed: 0.5\r\n\r\n")(conn.(*net.TCPConn))
+			conn.Close()
+		}
 	}()
-	<-hung
-	cancel()
+	addr := l.Addr().(*net.TCPAddr).AddrPort()
+	if a, got, words := probe(t, addr, Health{Path: "/", Timeout: 10 * time.Second}); got != answeredOK || a.Level != 0.5 {
+		t.Errorf("got %v, %q, %+v", outcomeNames[got], words, a)
+	}
 	<-done
+	l.Close()
+	if _, got, words := probe(t, addr, Health{Path: "/", Timeout: time.Minute}); got != refused {
+		t.Errorf("when it is gone: got %v, %q", outcomeNames[got], words)
+	}
 }
 
 // What this says is what net/http says, which shares no code with it.
@@ -220,10 +309,10 @@ func TestProbeOfAProxiedBackend(t *testing.T) {
 	go func() { _ = server.Serve(proxied) }()
 	defer server.Close()
 	addr := netip.MustParseAddrPort(ln.Addr().String())
-	if _, got, words := ask(t.Context(), dialProxied, addr, "/healthz", 10*time.Second); got != answeredOK || !local.Load() {
+	if _, got, words := probe(t, addr, Health{Path: "/healthz", Timeout: 10 * time.Second, Proxied: true}); got != answeredOK || !local.Load() {
 		t.Errorf("got %s %s, local %v", outcomeNames[got], words, local.Load())
 	}
-	if _, got, _ := ask(t.Context(), dialTCP, addr, "/healthz", 10*time.Second); got == answeredOK {
+	if _, got, _ := probe(t, addr, Health{Path: "/healthz", Timeout: 10 * time.Second}); got == answeredOK {
 		t.Error("answered without the header: this test tests nothing")
 	}
 }

@@ -3,7 +3,7 @@
 // It is the control plane. A Path carries the packets: spillway/relay/kernel has the kernel do it, spillway/relay/proxy does it
 // itself. What happens, in order:
 //
-//	Relay.startProbe each backend is asked for its health, many times a second (probe.go)
+//	prober.ask       each backend is asked for its health, many times a second (prober.go, probe.go)
 //	health.step      rise and fall: what answers and failures mean (health.go)
 //	readSigns        what the path's counts say of a backend before a probe can (counts.go)
 //	budget.step      how many connections may wait for a backend's first sign of life (budget.go)

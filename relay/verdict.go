@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -11,7 +10,7 @@ import (
 // What follows is called by Run's goroutine, which holds mu where nothing else is said.
 
 // startProbe asks a backend for its health if that is due, and there is room for another probe.
-func (r *Relay) startProbe(ctx context.Context, w *watched, now time.Time) {
+func (r *Relay) startProbe(w *watched, now time.Time) {
 	if now.Before(w.next) || len(w.flying) >= r.flights {
 		return
 	}
@@ -21,11 +20,7 @@ func (r *Relay) startProbe(ctx context.Context, w *watched, now time.Time) {
 	w.probes++
 	p := probed{backend: w.index, number: w.probes, started: now}
 	w.flying = append(w.flying, flight{p.number, now})
-	r.work.Go(func() {
-		p.answer, p.outcome, p.words = ask(ctx, r.dial, w.Addr, r.cfg.Health.Path, r.cfg.Health.Timeout)
-		p.took = time.Since(p.started)
-		r.results <- p
-	})
+	r.prober.ask(p)
 }
 
 // take is told how a probe ended.
@@ -287,7 +282,20 @@ func (r *Relay) startCuts(now time.Time) {
 		r.work.Go(func() {
 			flows, err := r.path.Cut(w.index, cancelled)
 			r.cuts <- cutEnd{w.index, flows, err}
+			r.prober.nudge()
 		})
+	}
+}
+
+// takeCuts is told of the cuts that have ended.
+func (r *Relay) takeCuts(now time.Time) {
+	for {
+		select {
+		case c := <-r.cuts:
+			r.takeCut(c, now)
+		default:
+			return
+		}
 	}
 }
 

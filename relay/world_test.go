@@ -1,14 +1,10 @@
 package relay
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"slices"
@@ -61,37 +57,82 @@ func (h *host) count(n int) {
 	h.most = max(h.most, h.asking)
 }
 
-func (h *host) dial(ctx context.Context) (net.Conn, error) {
-	switch f, _, _ := h.get(); f {
-	case dead:
-		return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
-	case ours:
-		return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)}
-	case gone:
-		h.count(1)
-		defer h.count(-1)
-		<-ctx.Done()
-		return nil, &net.OpError{Op: "dial", Err: ctx.Err()}
+// ask is how a probe fares that ends with ctx.
+func (h *host) ask(ctx context.Context, timeout time.Duration) (answer, outcome, string) {
+	fail := func(err error, what string) (answer, outcome, string) {
+		outcome, words := judge(err, what, timeout)
+		return answer{}, outcome, words
 	}
-	client, server := net.Pipe()
+	wait := func(what string) (answer, outcome, string) {
+		<-ctx.Done()
+		return fail(os.ErrDeadlineExceeded, what)
+	}
+	f, headers, latency := h.get()
+	switch f {
+	case dead:
+		return fail(syscall.ECONNREFUSED, "no connection")
+	case ours:
+		return fail(syscall.EMFILE, "no connection")
+	}
 	h.count(1)
-	go func() {
-		defer h.count(-1)
-		defer server.Close()
-		if _, err := http.ReadRequest(bufio.NewReader(server)); err != nil {
-			return
-		}
-		f, headers, latency := h.get()
-		time.Sleep(latency)
+	defer h.count(-1)
+	if f == gone {
+		return wait("no connection")
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(latency):
 		switch f {
 		case well:
-			_, _ = io.WriteString(server, "HTTP/1.1 200 OK\r\n"+headers+"\r\n")
+			return readAnswer([]byte("HTTP/1.1 200 OK\r\n" + headers + "\r\n"))
 		case unwell:
-			_, _ = io.WriteString(server, "HTTP/1.1 503 Service Unavailable\r\n\r\n")
+			return readAnswer([]byte("HTTP/1.1 503 Service Unavailable\r\n\r\n"))
 		}
-		_, _ = io.Copy(io.Discard, server)
-	}()
-	return client, nil
+	}
+	return wait("connected, but no answer")
+}
+
+// worldProber asks the hosts of a world.
+type worldProber struct {
+	w      *world
+	ctx    context.Context
+	cancel func()
+	work   sync.WaitGroup
+	ended  chan probed
+	nudged chan struct{}
+}
+
+func (q *worldProber) ask(p probed) {
+	q.work.Go(func() {
+		timeout := q.w.cfg.Health.Timeout
+		ctx, cancel := context.WithTimeout(q.ctx, timeout)
+		defer cancel()
+		p.answer, p.outcome, p.words = q.w.host(p.backend).ask(ctx, timeout)
+		p.took = time.Since(p.started)
+		q.ended <- p
+	})
+}
+
+func (q *worldProber) wait(until time.Time) []probed {
+	select {
+	case p := <-q.ended:
+		return []probed{p}
+	case <-time.After(time.Until(until)):
+	case <-q.nudged:
+	}
+	return nil
+}
+
+func (q *worldProber) nudge() {
+	select {
+	case q.nudged <- struct{}{}:
+	default:
+	}
+}
+
+func (q *worldProber) close() {
+	q.cancel()
+	q.work.Wait()
 }
 
 // path keeps what it is told. What it counts is set by the test.
@@ -238,7 +279,9 @@ func inWith(t *testing.T, health Health, backends []string, story func(t *testin
 		}
 		w.path = &path{began: time.Now(), backends: len(backends)}
 		w.Relay = New(cfg, w.path, slog.New(slog.NewTextHandler(w.log, nil)))
-		w.dial = func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) { return w.hosts[addr].dial(ctx) }
+		q := &worldProber{w: w, ended: make(chan probed, 1000), nudged: make(chan struct{}, 1)}
+		q.ctx, q.cancel = context.WithCancel(context.Background())
+		w.prober = q
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {

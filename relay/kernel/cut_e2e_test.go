@@ -482,7 +482,7 @@ func TestTheCounts(t *testing.T) {
 		if want := strings.TrimSpace(string(raw)); err != nil || fmt.Sprint(most) != want {
 			t.Errorf("most: got %d, want %s, %v", most, want, err)
 		}
-		used, err := new(portGauge).used([]netip.AddrPort{v.seat})
+		used, err := new(portGauge).used([]netip.AddrPort{v.seat}, entries)
 		if err != nil || used < 25./ports || used > 35./ports {
 			t.Errorf("ports used: got %v, %v", used, err)
 		}

@@ -73,12 +73,11 @@ type portGauge struct {
 }
 
 // used is the share of the source ports towards the busiest backend that masquerading has taken. It counts only while that may be
-// more than half, and then every 5 seconds: until then it is what it would be if all flows of the table were to one backend. Safe
+// more than half, and then every 5 seconds: until then it is what it would be if all entries of the table were to one backend. Safe
 // for concurrent use.
-func (g *portGauge) used(backends []netip.AddrPort) (float64, error) {
-	entries, _, _, err := conntrackCounts()
-	if err != nil || len(backends) == 0 {
-		return 0, err
+func (g *portGauge) used(backends []netip.AddrPort, entries int) (float64, error) {
+	if len(backends) == 0 {
+		return 0, nil
 	}
 	if used := float64(entries) / ports; used < 0.5 {
 		return used, nil

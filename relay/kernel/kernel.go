@@ -27,6 +27,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -58,7 +59,34 @@ type Path struct {
 	remade  uint64
 	// The counters start anew with the table; these do not.
 	earlier, counted map[string]uint64
+	names            []counterNames // of each backend
+	quiet            []quiet        // of each backend
+
+	tracked tracked // of Counts, which one goroutine calls at a time
 }
+
+// counterNames are a backend's counters.
+type counterNames struct {
+	opened, down, budget, spoken string
+}
+
+// quiet is a backend's sets of waiting connections when they were last looked at. While nothing is opened none comes to wait.
+type quiet struct {
+	empty  bool
+	opened uint64
+}
+
+// tracked is a look at conntrack.
+type tracked struct {
+	at            time.Time
+	entries, most int
+	insertFailed  uint64
+	portsUsed     float64
+	err           error
+}
+
+// trackedEvery is how old a look at conntrack may be.
+const trackedEvery = time.Second
 
 var _ relay.Path = (*Path)(nil)
 
@@ -89,7 +117,10 @@ func Open(cfg Config, log *slog.Logger) (*Path, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	p := &Path{cfg: cfg, log: log, lock: -1, earlier: map[string]uint64{}, counted: map[string]uint64{}}
+	p := &Path{cfg: cfg, log: log, lock: -1, earlier: map[string]uint64{}, counted: map[string]uint64{}, quiet: make([]quiet, len(cfg.Backends))}
+	for i := range cfg.Backends {
+		p.names = append(p.names, counterNames{chainOf("opened", i), chainOf("down", i), chainOf("budget", i), chainOf("spoken", i)})
+	}
 	if err := p.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("table inet %s: %w", TableName, err), p.release())
 	}
@@ -253,24 +284,34 @@ func (p *Path) Cut(backend int, cancelled <-chan struct{}) (flows int, err error
 	return p.cutter.cut(p.cfg.Backends[backend].Addr, cancelled)
 }
 
-// Counts reads the counters, and looks at who waits. What cannot be had is zero, and in the error.
+// Counts reads the counters, and looks at who waits, once a second at conntrack as well. What cannot be had is zero, and in the error.
 func (p *Path) Counts() (relay.Counts, error) {
 	c, errs := p.tableCounts()
-	var err error
-	c.Conntrack, c.ConntrackMax, c.InsertFailed, err = conntrackCounts()
-	errs = append(errs, err)
-	if p.cfg.Masquerade {
-		addrs := make([]netip.AddrPort, len(p.cfg.Backends))
-		for i, b := range p.cfg.Backends {
-			addrs[i] = b.Addr
-		}
-		c.PortsUsed, err = p.ports.used(addrs)
-		errs = append(errs, err)
+	if time.Since(p.tracked.at) >= trackedEvery {
+		p.tracked = p.track()
 	}
+	t := &p.tracked
+	c.Conntrack, c.ConntrackMax, c.InsertFailed, c.PortsUsed = t.entries, t.most, t.insertFailed, t.portsUsed
+	errs = append(errs, t.err)
 	if err := errors.Join(errs...); err != nil {
 		return c, fmt.Errorf("relay: kernel: counts: %w", err)
 	}
 	return c, nil
+}
+
+// track looks at conntrack.
+func (p *Path) track() tracked {
+	t := tracked{at: time.Now()}
+	t.entries, t.most, t.insertFailed, t.err = conntrackCounts()
+	if t.err != nil || !p.cfg.Masquerade {
+		return t
+	}
+	addrs := make([]netip.AddrPort, len(p.cfg.Backends))
+	for i, b := range p.cfg.Backends {
+		addrs[i] = b.Addr
+	}
+	t.portsUsed, t.err = p.ports.used(addrs, t.entries)
+	return t
 }
 
 // tableCounts are those of our table.
@@ -286,10 +327,14 @@ func (p *Path) tableCounts() (c relay.Counts, errs []error) {
 	c.NoFlow, c.Source = total("no_flow"), total("source")
 	for i := range c.Backends {
 		b := &c.Backends[i]
-		b.Opened, b.Down, b.Budget = total(chainOf("opened", i)), total(chainOf("down", i)), total(chainOf("budget", i))
-		b.Spoken = total(chainOf("spoken", i))
+		n, q := &p.names[i], &p.quiet[i]
+		b.Opened, b.Down, b.Budget, b.Spoken = total(n.opened), total(n.down), total(n.budget), total(n.spoken)
+		if q.empty && q.opened == b.Opened {
+			continue
+		}
 		var err error
 		b.Unanswered, err = p.unanswered(i)
+		*q = quiet{empty: err == nil && b.Unanswered == 0, opened: b.Opened}
 		errs = append(errs, err)
 	}
 	return c, errs

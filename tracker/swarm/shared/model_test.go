@@ -261,6 +261,36 @@ func TestBigSwarm(t *testing.T) {
 	}
 }
 
+// TestNeighboursAreSpread: whatever a swarm's secret is, peers whose addresses follow one another share no bucket more than others do.
+func TestNeighboursAreSpread(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	n := startNode(t, Config{Redis: at(server.addr)})
+	connected(t, n)
+	const swarms, peers, most = 60, 1024, 160 // 32 a bucket on average
+	hash := func(i int) swarm.InfoHash { return swarm.InfoHash{8, byte(i)} }
+	var r swarm.Reply
+	for i := range swarms {
+		for j := range peers {
+			a := swarm.Announce{InfoHash: hash(i), TTL: time.Hour, Has4: true, V4: swarm.Endpoint4{10, 0, byte(j >> 8), byte(j), 0, 1}}
+			n.Announce(&a, time.Now(), &r)
+		}
+		settle(t, n)
+	}
+	for i := range swarms {
+		h := hash(i)
+		buckets, err := server.HGetAll(context.Background(), "sw:"+string(h[:])).Result()
+		if err != nil || len(buckets) < peers/most {
+			t.Errorf("swarm %d: got %d peers in %d fields, %v", i, peers, len(buckets), err)
+		}
+		for f, v := range buckets {
+			if f != "m" && len(v) > 2+most*widthOf(0) {
+				t.Errorf("swarm %d: a bucket has %d peers of %d, want %d at most", i, (len(v)-2)/widthOf(0), peers, most)
+			}
+		}
+	}
+}
+
 // TestBigSwarmDies: nearly all of a big swarm falls silent. Calls stay cheap while that is found out, and the counts become right.
 func TestBigSwarmDies(t *testing.T) {
 	t.Parallel()

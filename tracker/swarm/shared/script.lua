@@ -237,7 +237,8 @@ local function swarm(want, announces)
       for l = 1, 6 do n[l], b[l] = 0, 0 end
     end
   else
-    mult = 65537 + (dice * 7 + #announces) % 4000000
+    -- Odd: times a multiple of a power of two, endpoints that differ in one word would have the same low bits.
+    mult = 65537 + (dice * 7 + #announces) % 2000000 * 2
   end
 
   local pos = 1

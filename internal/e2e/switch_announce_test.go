@@ -29,10 +29,10 @@ type announcer struct {
 // announcers start a client with a torrent; heardSoFar is an error until its tracker has answered or cannot be reached.
 var announcers = []announcer{
 	{"libtorrent 2.0.8", true, 17 * time.Second, hearLibtorrent},
-	{"qBittorrent 4.5", true, 17 * time.Second, hearQBittorrent},
+	{"qBittorrent 4.5", true, 17 * time.Second, hearHTTPQBittorrent},
 	{"Transmission 3.00", false, 20 * time.Second, hearTransmission},
 	{"rTorrent 0.9.8", false, 5 * time.Second, hearRTorrent},
-	{"aria2 1.36", false, 0, hearAria2},
+	{"aria2 1.36", false, 0, hearHTTPAria2},
 	{"anacrolix 1.61", false, 0, hearAnacrolix},
 }
 

@@ -77,8 +77,9 @@ func (s session) nth(n int) func() (heard, error) {
 
 func hearLibtorrent(t *testing.T, p payload) func() (heard, error) { return startSession(t, p).nth(1) }
 
-func hearQBittorrent(t *testing.T, p payload) func() (heard, error) {
-	q := startQBittorrent(t, "switch")
+// hearQBittorrent listens to one whose tracker's URL has that scheme.
+func hearQBittorrent(t *testing.T, p payload, scheme string) func() (heard, error) {
+	q := startQBittorrent(t, "switch-"+scheme)
 	q.add(t, p, t.TempDir(), false)
 	return func() (h heard, err error) {
 		var trackers []struct {
@@ -91,7 +92,7 @@ func hearQBittorrent(t *testing.T, p payload) func() (heard, error) {
 		}
 		status := 0
 		for _, tr := range trackers {
-			if strings.HasPrefix(tr.URL, "http://") {
+			if strings.HasPrefix(tr.URL, scheme+"://") {
 				status, h.says = tr.Status, tr.Msg
 			}
 		}
@@ -106,6 +107,14 @@ func hearQBittorrent(t *testing.T, p payload) func() (heard, error) {
 		}
 		return h, fmt.Errorf("status %d, next announce in %v", status, h.next)
 	}
+}
+
+func hearHTTPQBittorrent(t *testing.T, p payload) func() (heard, error) {
+	return hearQBittorrent(t, p, "http")
+}
+
+func hearUDPQBittorrent(t *testing.T, p payload) func() (heard, error) {
+	return hearQBittorrent(t, p, "udp")
 }
 
 // transmissionTracker is what the RPC says of a tracker.
@@ -158,27 +167,33 @@ func hearTransmission(t *testing.T, p payload) func() (heard, error) {
 	}
 }
 
-// aria2Interval is in aria2's log of all it does.
-var aria2Interval = regexp.MustCompile(`Min interval:(\d+)`)
-
-// hearAria2 starts a seeder: a leecher without a peer comes back after two minutes, whatever its log says it was told.
-func hearAria2(t *testing.T, p payload) func() (heard, error) {
+// hearAria2 starts a seeder, in whose log of all it does interval finds the interval it was told: a leecher without a peer comes back
+// after two minutes, whatever that was.
+func hearAria2(t *testing.T, p payload, udp bool, interval *regexp.Regexp) func() (heard, error) {
 	log := filepath.Join(t.TempDir(), "debug.log")
-	start(t, "aria2", "aria2c", "--no-conf", "--interface=lo", "--disable-ipv6=true", "--enable-dht=false", "--enable-dht6=false",
-		"--bt-enable-lpd=false", "--no-proxy=*", "--seed-ratio=0.0", "--check-integrity=true", "--summary-interval=0", "--log="+log, "--log-level=debug",
-		fmt.Sprintf("--listen-port=%d", freePort(t)), "--dir="+p.seedDir, p.torrent)
+	startAria2(t, p, p.seedDir, udp, "--log="+log, "--log-level=debug")
 	return func() (heard, error) {
 		b, err := os.ReadFile(log)
 		if err != nil {
 			return heard{}, err
 		}
-		m := aria2Interval.FindSubmatch(b)
+		m := interval.FindSubmatch(b)
 		if m == nil {
 			return heard{}, errors.New("no interval in its log")
 		}
 		sec, err := strconv.Atoi(string(m[1]))
 		return heard{next: time.Duration(sec) * time.Second}, err
 	}
+}
+
+var aria2Interval, aria2UDPInterval = regexp.MustCompile(`Min interval:(\d+)`), regexp.MustCompile(`UDPT received ANNOUNCE reply .*interval=(\d+)`)
+
+func hearHTTPAria2(t *testing.T, p payload) func() (heard, error) {
+	return hearAria2(t, p, false, aria2Interval)
+}
+
+func hearUDPAria2(t *testing.T, p payload) func() (heard, error) {
+	return hearAria2(t, p, true, aria2UDPInterval)
 }
 
 // anacrolixNext is in the status an anacrolix client writes of a torrent.

@@ -160,6 +160,25 @@ func get(url string) ([]byte, error) {
 	return body, nil
 }
 
+// getAuthorized is get with the operator's token.
+func getAuthorized(url, token string) (string, error) {
+	req, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := httpClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("GET %s: %s", url, resp.Status)
+	}
+	return string(body), err
+}
+
 // getJSON decodes the body of a 200 into v.
 func getJSON(url string, v any) error {
 	body, err := get(url)

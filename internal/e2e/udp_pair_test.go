@@ -115,19 +115,10 @@ func TestUDPTransmissionPair(t *testing.T) {
 	tr.stop(t)
 }
 
-// aria2 speaks UDP by the socket of its DHT alone, which a private torrent has no use for otherwise.
 func TestUDPAria2Pair(t *testing.T) {
 	t.Parallel()
 	tr, url := serveUDP(t)
-	moveFile(t, tr, newPayload(t, 16*mib, url), func(t *testing.T, p payload, dir string, _ bool) side {
-		port := freePort(t)
-		proc := start(t, "aria2-"+filepath.Base(dir), "aria2c", "--no-conf", "--interface=lo", "--disable-ipv6=true",
-			"--enable-dht=true", fmt.Sprintf("--dht-listen-port=%d", port), "--dht-file-path="+filepath.Join(t.TempDir(), "dht.dat"),
-			"--enable-dht6=false", "--enable-peer-exchange=false", "--bt-enable-lpd=false",
-			"--file-allocation=none", "--check-integrity=true", "--seed-ratio=0.0", "--summary-interval=0", "--no-proxy=*",
-			fmt.Sprintf("--listen-port=%d", port), "--dir="+dir, p.torrent)
-		return side{content: func() {}, leave: func() { proc.quit(t, syscall.SIGINT, 15*time.Second) }}
-	})
+	moveFile(t, tr, newPayload(t, 16*mib, url), aria2(true))
 	tr.wantUDPAlone(t, 5)
 	tr.stop(t)
 }

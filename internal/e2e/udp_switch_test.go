@@ -3,12 +3,8 @@
 package e2e
 
 import (
-	"errors"
-	"fmt"
 	"net"
-	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -27,59 +23,6 @@ var udpAnnouncers = []struct {
 	{"aria2 1.36", hearUDPAria2},
 	{"anacrolix 1.61", hearAnacrolix},
 }
-
-func hearUDPQBittorrent(t *testing.T, p payload) func() (heard, error) {
-	q := startQBittorrent(t, "udp")
-	q.add(t, p, t.TempDir(), false)
-	return func() (h heard, err error) {
-		var trackers []struct {
-			URL    string `json:"url"`
-			Status int    `json:"status"`
-			Msg    string `json:"msg"`
-		}
-		if err := getJSON(q.api+"torrents/trackers?hash="+p.hash.HexString(), &trackers); err != nil {
-			return h, err
-		}
-		status := 0
-		for _, tr := range trackers {
-			if strings.HasPrefix(tr.URL, "udp://") {
-				status, h.says = tr.Status, tr.Msg
-			}
-		}
-		var properties struct{ Reannounce int }
-		if err := getJSON(q.api+"torrents/properties?hash="+p.hash.HexString(), &properties); err != nil {
-			return h, err
-		}
-		if h.next = time.Duration(properties.Reannounce) * time.Second; h.next > 0 && (status == 2 || status == 4) {
-			return h, nil
-		}
-		return h, fmt.Errorf("status %d, next announce in %v", status, h.next)
-	}
-}
-
-// hearUDPAria2 is hearAria2 with the socket that it speaks UDP by.
-func hearUDPAria2(t *testing.T, p payload) func() (heard, error) {
-	log := filepath.Join(t.TempDir(), "debug.log")
-	port := freePort(t)
-	start(t, "aria2", "aria2c", "--no-conf", "--interface=lo", "--disable-ipv6=true", "--enable-dht=true", fmt.Sprintf("--dht-listen-port=%d", port),
-		"--dht-file-path="+filepath.Join(t.TempDir(), "dht.dat"), "--enable-dht6=false", "--bt-enable-lpd=false", "--no-proxy=*", "--seed-ratio=0.0",
-		"--check-integrity=true", "--summary-interval=0", "--log="+log, "--log-level=debug", fmt.Sprintf("--listen-port=%d", port), "--dir="+p.seedDir, p.torrent)
-	return func() (heard, error) {
-		b, err := os.ReadFile(log)
-		if err != nil {
-			return heard{}, err
-		}
-		m := aria2UDPInterval.FindSubmatch(b)
-		if m == nil {
-			return heard{}, errors.New("no interval in its log")
-		}
-		sec, err := strconv.Atoi(string(m[1]))
-		return heard{next: time.Duration(sec) * time.Second}, err
-	}
-}
-
-// aria2UDPInterval is in aria2's log of a reply over UDP.
-var aria2UDPInterval = regexp.MustCompile(`UDPT received ANNOUNCE reply .*interval=(\d+)`)
 
 // A client that has just started, in each mode: served, or told an hour and more, as a success without peers. None shows an error,
 // and none is back within minutes, as they are where nobody answers.

@@ -1,8 +1,8 @@
 // The operator's page, in a browser, of a tracker that runs: node admin_page.mjs http://ADMIN TOKEN ANNOUNCE_URL PICTURES
 // Prints "ok" and ends with 0 when the page shows and does what it should.
-import { chromium } from 'playwright-core'
 import assert from 'node:assert/strict'
 import http from 'node:http'
+import { complaintsOf, launch } from './tabs.mjs'
 
 const [admin, token, announce, pictures] = process.argv.slice(2)
 const hostile = '<img src=x onerror=document.title="owned"><b>'
@@ -37,13 +37,10 @@ const announces = setInterval(() => {
   }
 }, 100)
 
-const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', headless: true, args: ['--no-sandbox', '--disable-gpu'] })
+const browser = await launch()
 const context = await browser.newContext({ viewport: { width: 1280, height: 900 } })
 const tab = await context.newPage()
-const complaints = []
-tab.on('pageerror', e => complaints.push(e.message))
-tab.on('console', m => { if (['error', 'warning'].includes(m.type())) complaints.push(m.text()) })
-tab.on('dialog', d => { complaints.push('dialog: ' + d.message()); d.dismiss() })
+const complaints = complaintsOf(tab)
 tab.setDefaultTimeout(20000)
 
 // Without the token there is nothing to see; with it in the address, it is taken out of there.

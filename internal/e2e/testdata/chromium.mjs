@@ -1,44 +1,18 @@
 // Two browsers swap a file: node chromium.mjs ws://host:port MiB [WS2]. With WS2 the second asks there.
 // Each page runs webtorrent's bundle and knows the tracker alone. Prints "ok" and ends with 0 when the sums are equal.
-import { chromium } from 'playwright-core'
-import fs from 'node:fs'
-import http from 'node:http'
+import { launchPeer, servePeers } from './tabs.mjs'
 
 const [ws, mib, ws2 = ws] = process.argv.slice(2)
-const bundle = new URL('../node_modules/webtorrent/dist/webtorrent.min.js', import.meta.url)
-const page = ws => `<!doctype html><meta charset=utf-8><script type=module>
-  import WebTorrent from '/webtorrent.min.js'
-  window.log = []
-  window.client = new WebTorrent({ dht: false, lsd: false, utPex: false, tracker: { announce: [${JSON.stringify(ws)}], rtcConfig: { iceServers: [] } } })
-  client.on('error', e => log.push('error ' + e.message))
-  window.watch = t => { t.on('wire', w => log.push('wire ' + w.type)); t.on('warning', e => log.push('warning ' + e.message)) }
-  window.sha256 = async b => Array.from(new Uint8Array(await crypto.subtle.digest('SHA-256', b)), x => x.toString(16).padStart(2, '0')).join('')
-  window.ready = true
-</script>`
-const server = http.createServer((req, res) => {
-  if (req.url === '/webtorrent.min.js') {
-    res.setHeader('content-type', 'text/javascript')
-    fs.createReadStream(bundle).pipe(res)
-  } else {
-    res.setHeader('content-type', 'text/html')
-    res.end(page(req.url === '/second' ? ws2 : ws))
-  }
-}).listen(0, '127.0.0.1')
-await new Promise(resolve => server.once('listening', resolve))
-
-// Without the two features off, candidates are names of mDNS, which nobody answers in a namespace.
-const args = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update',
-  '--disable-sync', '--disable-background-timer-throttling', '--disable-renderer-backgrounding', '--disable-backgrounding-occluded-windows',
-  '--disable-features=WebRtcHideLocalIpsWithMdns', '--allow-loopback-in-peer-connection']
+const url = await servePeers(ws, ws2)
 const open = async path => {
-  const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', headless: true, args })
+  const browser = await launchPeer()
   const tab = await browser.newPage()
   tab.on('pageerror', e => console.log('page:', e.message))
-  await tab.goto(`http://127.0.0.1:${server.address().port}${path}`)
+  await tab.goto(url + path)
   await tab.waitForFunction('window.ready')
   return { browser, tab }
 }
-const [a, b] = await Promise.all([open('/'), open('/second')])
+const [a, b] = await Promise.all([open('/0'), open('/1')])
 
 const { magnet, infoHash, sum } = await a.tab.evaluate(async size => {
   const file = new Uint8Array(size)

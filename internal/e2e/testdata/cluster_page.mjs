@@ -1,16 +1,14 @@
 // The operator's page of a node that shares swarms: node cluster_page.mjs http://ADMIN TOKEN PICTURES [alone]
 // Prints "ok" and ends with 0 when the page shows the other nodes and turns WebSockets on all of them, or, alone, has none of it.
 // Between its steps it prints what is to be done to the other node, and waits for the page to show it.
-import { chromium } from 'playwright-core'
 import assert from 'node:assert/strict'
+import { complaintsOf, launch } from './tabs.mjs'
 
 const [admin, token, pictures, alone] = process.argv.slice(2)
 
-const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', headless: true, args: ['--no-sandbox', '--disable-gpu'] })
+const browser = await launch()
 const tab = await (await browser.newContext({ viewport: { width: 1280, height: 900 } })).newPage()
-const complaints = []
-tab.on('pageerror', e => complaints.push(e.message))
-tab.on('console', m => { if (['error', 'warning'].includes(m.type()) && !m.text().includes('503')) complaints.push(m.text()) })
+const complaints = complaintsOf(tab, '503')
 tab.setDefaultTimeout(60000)
 await tab.goto(admin + '/#token=' + token)
 await tab.waitForSelector('#ws[aria-checked=true]:not([disabled])')

@@ -1,7 +1,7 @@
 // The relay's page, in a browser: node relay_page.mjs http://ADMIN TOKEN http://STAGE PICTURES
 // The stage sets what the relay says: GET /STATE-BACKENDS. Prints "ok" and ends with 0 when the page shows what it should.
-import { chromium } from 'playwright-core'
 import assert from 'node:assert/strict'
+import { complaintsOf, launch } from './tabs.mjs'
 
 const [admin, token, stage, pictures] = process.argv.slice(2)
 
@@ -9,14 +9,11 @@ async function scene (name) {
   assert.equal((await fetch(stage + '/' + name)).status, 200, name)
 }
 
-const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', headless: true, args: ['--no-sandbox', '--disable-gpu'] })
+const browser = await launch()
 const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, reducedMotion: 'reduce' })
 const tab = await context.newPage()
-const complaints = []
+const complaints = complaintsOf(tab)
 const foreign = []
-tab.on('pageerror', e => complaints.push(e.message))
-tab.on('console', m => { if (['error', 'warning'].includes(m.type())) complaints.push(m.text()) })
-tab.on('dialog', d => { complaints.push('dialog: ' + d.message()); d.dismiss() })
 tab.on('request', r => { if (!r.url().startsWith(admin + '/')) foreign.push(r.url()) })
 tab.setDefaultTimeout(20000)
 

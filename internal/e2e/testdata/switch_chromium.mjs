@@ -1,29 +1,10 @@
 // WebTorrent in browsers while the switch of WebSockets is turned: node switch_chromium.mjs ws://host:port http://ADMIN/api/v1/ TOKEN
 // Prints a line for each row of the table in docs/switches.md, then "ok" and ends with 0.
-import { chromium } from 'playwright-core'
 import assert from 'node:assert/strict'
-import fs from 'node:fs'
-import http from 'node:http'
+import { launchPeer, servePeers } from './tabs.mjs'
 
 const [ws, api, token] = process.argv.slice(2)
-const bundle = new URL('../node_modules/webtorrent/dist/webtorrent.min.js', import.meta.url)
-const page = `<!doctype html><meta charset=utf-8><script type=module>
-  import WebTorrent from '/webtorrent.min.js'
-  window.client = new WebTorrent({ dht: false, lsd: false, utPex: false, tracker: { announce: [${JSON.stringify(ws)}], rtcConfig: { iceServers: [] } } })
-  client.on('error', e => console.error('client: ' + e.message))
-  window.sha256 = async b => Array.from(new Uint8Array(await crypto.subtle.digest('SHA-256', b)), x => x.toString(16).padStart(2, '0')).join('')
-  window.ready = true
-</script>`
-const server = http.createServer((req, res) => {
-  if (req.url === '/webtorrent.min.js') {
-    res.setHeader('content-type', 'text/javascript')
-    fs.createReadStream(bundle).pipe(res)
-  } else {
-    res.setHeader('content-type', 'text/html')
-    res.end(page)
-  }
-}).listen(0, '127.0.0.1')
-await new Promise(resolve => server.once('listening', resolve))
+const url = await servePeers(ws)
 
 // What the page keeps: its sockets, and the timers after which WebTorrent means to connect again. hurry ends those at once; all
 // else is as it would be.
@@ -51,18 +32,14 @@ function watch () {
   window.hurry = () => backoffs.filter(b => !b.ended).forEach(b => b.end())
 }
 
-// See chromium.mjs.
-const args = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update',
-  '--disable-sync', '--disable-background-timer-throttling', '--disable-renderer-backgrounding', '--disable-backgrounding-occluded-windows',
-  '--disable-features=WebRtcHideLocalIpsWithMdns', '--allow-loopback-in-peer-connection']
-const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', headless: true, args })
+const browser = await launchPeer()
 async function open () {
   const tab = await (await browser.newContext()).newPage()
   tab.said = []
   tab.on('console', m => tab.said.push(m.text()))
   tab.on('pageerror', e => console.log('page:', e.message))
   await tab.addInitScript(watch)
-  await tab.goto(`http://127.0.0.1:${server.address().port}/`)
+  await tab.goto(url + '/0')
   await tab.waitForFunction('window.ready')
   return tab
 }

@@ -68,6 +68,9 @@ type floodScenario struct {
 	opentracker bool // it closes every connection, and knows no proxies
 }
 
+// floodedFlags are of a program that is flooded.
+var floodedFlags = []string{"--admin.listen=", "--udp.listen=", "--http.max_conns=12000", "--ws.max_conns=6000", "--log.level=error"}
+
 // behindProxy has spillway believe what the generator's connections say about where requests come from.
 var behindProxy = []string{"--http.trusted_proxies=127.0.0.0/8"}
 
@@ -170,20 +173,23 @@ func (s floodScenario) run(b *testing.B) {
 type floodSubject struct {
 	name    string
 	goodKey string
-	start   func(tb testing.TB) (s server, stop func())
+	start   func(tb testing.TB) server
 }
 
 func (s floodScenario) subjects(tb testing.TB) (all []floodSubject) {
 	for _, name := range strings.Split(*floodSubjects, ",") {
 		switch name {
 		case "on", "off":
-			flags := append(slices.Clone(s.flags), strings.Fields(map[string]string{"on": *floodOn, "off": *floodOff}[name])...)
-			all = append(all, floodSubject{name, "external ip", func(tb testing.TB) (server, func()) { return startFlooded(tb, flags) }})
+			flags := append(slices.Concat(floodedFlags, s.flags), strings.Fields(map[string]string{"on": *floodOn, "off": *floodOff}[name])...)
+			all = append(all, floodSubject{name, "external ip", func(tb testing.TB) server { return startSpillway(tb, flags...) }})
 		case "opentracker":
 			if _, err := exec.LookPath("opentracker"); err != nil {
 				tb.Log("opentracker is not installed: it is left out")
 			} else if s.opentracker {
-				all = append(all, floodSubject{name, "interval", startFloodedOpentracker})
+				all = append(all, floodSubject{name, "interval", func(tb testing.TB) server {
+					s, _ := startOpentracker(tb, floodTorrents)
+					return s
+				}})
 			}
 		default:
 			tb.Fatalf("-flood.subjects: %q: must be on, off or opentracker", name)
@@ -196,14 +202,14 @@ func (s floodScenario) subjects(tb testing.TB) (all []floodSubject) {
 func (s floodScenario) flood(tb testing.TB, subject floodSubject) (r *flood.Result, text []byte) {
 	tb.Helper()
 	client, _ := cores(tb)
-	server, stop := subject.start(tb)
-	defer stop()
+	server := subject.start(tb)
+	defer server.stop()
 	spinners := s.spinners
 	if *floodSpinners >= 0 {
 		spinners = *floodSpinners
 	}
 	for range spinners {
-		defer startStoppable(tb, role(tb, "spin"))()
+		defer start(tb, role(tb, "spin"))()
 	}
 	c := s.config
 	c.Name, c.Target, c.GoodKey, c.Cores = s.name+", "+subject.name, server.addr, subject.goodKey, []int{client}
@@ -248,85 +254,6 @@ func (s floodScenario) flood(tb testing.TB, subject floodSubject) (r *flood.Resu
 	return r, b.Bytes()
 }
 
-// startFlooded starts the real program on the server's core.
-func startFlooded(tb testing.TB, flags []string) (server, func()) {
-	tb.Helper()
-	path := *program
-	if path == "" {
-		var err error
-		if path, err = build(); err != nil {
-			tb.Fatal(err)
-		}
-	}
-	dir, err := os.MkdirTemp("", "spillway-flood-")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	s := server{name: "spillway", addr: freeAddr(tb)}
-	cmd := exec.Command(path, append([]string{"serve", "--data_dir=" + dir, "--http.listen=" + s.addr.String(), "--admin.listen=",
-		"--udp.listen=", "--http.max_conns=12000", "--ws.max_conns=6000", "--store.memory.max=2GiB", "--store.snapshot.every=0s", "--log.level=error"}, flags...)...)
-	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
-	cmd.Stderr = os.Stderr
-	kill := startStoppable(tb, cmd)
-	stop := func() {
-		kill()
-		_ = os.RemoveAll(dir)
-	}
-	waitListening(tb, s.addr)
-	s.pid = cmd.Process.Pid
-	return s, stop
-}
-
-// startFloodedOpentracker is startOpentracker with all the torrents of a flood.
-func startFloodedOpentracker(tb testing.TB) (server, func()) {
-	tb.Helper()
-	dir, err := os.MkdirTemp("", "opentracker-flood-")
-	if err == nil {
-		err = os.Chmod(dir, 0o755) // it drops to nobody
-	}
-	if err != nil {
-		tb.Fatal(err)
-	}
-	var list []byte
-	for i := range floodTorrents {
-		list = fmt.Appendf(list, "%x\n", flood.InfoHash(i))
-	}
-	if err := os.WriteFile(filepath.Join(dir, "whitelist"), list, 0o644); err != nil {
-		tb.Fatal(err)
-	}
-	s := server{name: "opentracker", addr: freeAddr(tb)}
-	cmd := exec.Command("opentracker", "-i", "127.0.0.1", "-p", fmt.Sprint(s.addr.Port()), "-d", dir, "-w", "whitelist")
-	kill := startStoppable(tb, cmd)
-	stop := func() {
-		kill()
-		_ = os.RemoveAll(dir)
-	}
-	waitListening(tb, s.addr)
-	waitWhitelist(tb, s.addr, floodTorrents-1)
-	s.pid = cmd.Process.Pid
-	return s, stop
-}
-
-// startStoppable is start for what ends before the benchmark does.
-func startStoppable(tb testing.TB, cmd *exec.Cmd) (stop func()) {
-	tb.Helper()
-	_, core := cores(tb)
-	if err := StartPinned(cmd, core); err != nil {
-		tb.Fatalf("start %s: %v", cmd.Path, err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(ended)
-	}()
-	stop = func() {
-		_ = cmd.Process.Kill() // says so itself if it has ended
-		<-ended
-	}
-	tb.Cleanup(stop)
-	return stop
-}
-
 func writeFloodJSON(tb testing.TB, name string, r *flood.Result) {
 	tb.Helper()
 	b, err := json.MarshalIndent(r, "", "\t")
@@ -345,4 +272,113 @@ func writeFloodFile(tb testing.TB, name string, b []byte) {
 	if err != nil {
 		tb.Fatal(err)
 	}
+}
+
+// wsFloods are those that announces over HTTP are measured beside. Rates are what the generator can do beside the measuring thread
+// on one core; a message of ws-offers or ws-slow is 10 to 20 KiB.
+var wsFloods = []struct {
+	mode    flood.Mode
+	rate    float64
+	sockets int
+}{
+	{flood.WSHandshake, 5000, 5000},
+	{flood.WSMessage, 20_000, 5000},
+	{flood.WSOffers, 2000, 1000},
+	{flood.WSSlow, 2000, 1000},
+}
+
+// BenchmarkFloodWebSocket is what announces over HTTP at 2,000 a second lose while WebSockets are flooded, on a server with one core:
+// good replies and p99, with the flood and without, in turn. The thread that measures goes before the one that floods.
+func BenchmarkFloodWebSocket(b *testing.B) {
+	if *floodOut == "" {
+		b.Skip("give -flood.out=DIR")
+	}
+	table := fmt.Appendf(nil, "%s\n\n| flood | messages/s | program | HTTP: good, of that without | p99 ms | without | ratio |\n|---|---|---|---|---|---|---|\n", machine())
+	for _, f := range wsFloods {
+		b.Run(string(f.mode), func(b *testing.B) {
+			for b.Loop() {
+				for _, subject := range (floodScenario{flags: behindProxy}).subjects(b) {
+					var quiet, flooded, floods []*flood.Result
+					for round := range *floodRounds {
+						q, h, w := floodBeside(b, subject, f.mode, f.rate, f.sockets)
+						for name, r := range map[string]*flood.Result{"without": q, "with": h, "flood": w} {
+							writeFloodJSON(b, fmt.Sprintf("%s-%s-%s-%d.json", f.mode, subject.name, name, round+1), r)
+						}
+						quiet, flooded, floods = append(quiet, q), append(flooded, h), append(floods, w)
+					}
+					byP99 := func(x, y *flood.Result) int { return cmp.Compare(x.Phases[0].Honest.P99, y.Phases[0].Honest.P99) }
+					slices.SortFunc(quiet, byP99)
+					slices.SortFunc(flooded, byP99)
+					q, h := quiet[len(quiet)/2], flooded[len(flooded)/2]
+					kept := float64(h.Phases[0].Honest.Good) / float64(q.Phases[0].Honest.Good)
+					slower := h.Phases[0].Honest.P99 / q.Phases[0].Honest.P99
+					b.ReportMetric(kept, subject.name+"-kept")
+					b.ReportMetric(slower, subject.name+"-p99-ratio")
+					sent := float64(floods[0].Phases[0].Attack.Sent) / floods[0].Phases[0].To
+					table = fmt.Appendf(table, "| %s | %.0f | %s | %.3f | %.2f | %.2f | %.2f |\n", f.mode, sent, subject.name, kept, h.Phases[0].Honest.P99,
+						q.Phases[0].Honest.P99, slower)
+					writeFloodFile(b, fmt.Sprintf("%s-%s.svg", f.mode, subject.name), flood.SVG(q, h, floods[0]))
+					writeFloodFile(b, "floods-ws.md", table)
+					fmt.Printf("\n%s\n", table)
+				}
+			}
+		})
+	}
+}
+
+// floodBeside measures HTTP without the flood and with it, on one server.
+func floodBeside(tb testing.TB, subject floodSubject, mode flood.Mode, rate float64, sockets int) (quiet, flooded, flooding *flood.Result) {
+	tb.Helper()
+	client, _ := cores(tb)
+	server := subject.start(tb)
+	defer server.stop()
+	length := *floodLength
+	http := flood.Config{
+		Name: "HTTP, " + subject.name, Target: server.addr, Rate: 2000, Conns: 64, Source: flood.SourceHeader, Honest: floodPeers, Torrents: floodTorrents,
+		GoodKey: subject.goodKey, Cores: []int{client}, First: os.Geteuid() == 0, Profile: flood.Profile{{Duration: length, Multiple: 1, Share: -1}},
+	}
+	ws := flood.Config{
+		Name: string(mode), Target: server.addr, Mode: mode, Rate: rate, Conns: sockets, Source: flood.SourceHeader, Attackers: floodAttackers, Share: 1,
+		Torrents: floodTorrents, Cores: []int{client}, Profile: flood.Profile{{Duration: length + 4*time.Second, Multiple: 1, Share: -1}},
+	}
+	run := func(c flood.Config) *flood.Result {
+		r, err := flood.Run(context.Background(), c)
+		if err != nil {
+			tb.Errorf("%s: %v", c.Name, err)
+		}
+		return r
+	}
+	warm := http
+	warm.Profile = flood.Profile{{Duration: 2 * time.Second, Multiple: 1, Share: -1}}
+	run(warm)
+	quiet = run(http)
+	done := make(chan struct{})
+	started := make(chan struct{}, 1)
+	ws.Progress = func(flood.Progress) { // once a second, when the sockets are open
+		select {
+		case started <- struct{}{}:
+		default:
+		}
+	}
+	go func() {
+		defer close(done)
+		flooding = run(ws)
+	}()
+	select {
+	case <-started:
+	case <-done:
+	}
+	http.Name += " beside " + string(mode)
+	flooded = run(http)
+	<-done
+	if quiet == nil || flooded == nil || flooding == nil {
+		tb.FailNow()
+	}
+	fmt.Printf("%s, %s: quiet %s; flooded %s; sockets %+v\n", mode, subject.name, quiet.Phases[0].Honest, flooded.Phases[0].Honest, flooding.Sockets)
+	for _, r := range []*flood.Result{quiet, flooded, flooding} {
+		for _, w := range r.Warnings() {
+			fmt.Printf("%s: %s\n", r.Name, w)
+		}
+	}
+	return quiet, flooded, flooding
 }

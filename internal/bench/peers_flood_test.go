@@ -64,8 +64,8 @@ type floodFigures struct{ peak, calm, small, twice, ten, behind []float64 }
 // flood starts p, and adds what becomes of it.
 func (v *floodFigures) flood(b *testing.B, over protocol, p peer) error {
 	b.Helper()
-	s, stop := p.start(b, over)
-	defer stop()
+	s := p.start(b, over)
+	defer s.stop()
 	f := newFlooder(b, over, p, s)
 	peak, err := f.peak(1500 * time.Millisecond)
 	if err != nil {
@@ -77,7 +77,7 @@ func (v *floodFigures) flood(b *testing.B, over protocol, p peer) error {
 		return err
 	}
 	for range peerSpinners {
-		defer startStoppable(b, role(b, "spin"))()
+		defer start(b, role(b, "spin"))()
 	}
 	small, err := f.peak(2 * time.Second)
 	if err != nil {

@@ -43,7 +43,7 @@ type peer struct {
 	// version is what is installed; "" where it is not.
 	version func() string
 	// start runs it on the server's core, for one protocol. Flags are for ours only.
-	start func(tb testing.TB, over protocol, flags ...string) (s server, stop func())
+	start func(tb testing.TB, over protocol, flags ...string) server
 }
 
 // BenchmarkPeers is other trackers beside ours, on one core each, loaded in turn: announces a core second, memory a peer, and what is
@@ -114,13 +114,11 @@ func names(peers []peer) (all []string) {
 // peersSpeed is announces a core second: all servers are there, and are loaded in turn.
 func peersSpeed(b *testing.B, over protocol, peers []peer) {
 	client, _ := cores(b)
-	var servers []server
-	var measures []func(s server) sample
+	var all []entrant
 	for _, p := range peers {
 		// All comes from few addresses, far above what one is meant to ask for: on a busy machine ours would refuse it. Deciding costs 54 ns.
-		s, stop := p.start(b, over, "--shedder.enabled=false", "--ws.rate=1000000", "--ws.burst=1000000")
-		defer stop()
-		servers = append(servers, s)
+		s := p.start(b, over, "--shedder.enabled=false", "--ws.rate=1000000", "--ws.burst=1000000")
+		defer s.stop()
 		switch over {
 		case httpKept, httpClose:
 			load := closeLoad(client)
@@ -128,31 +126,22 @@ func peersSpeed(b *testing.B, over protocol, peers []peer) {
 				load = Load{NumWant: numWant, Conns: 64, KeepAlive: true, Peers: smallSwarm, Core: client}
 			}
 			fill(b, load, s)
-			measures = append(measures, func(s server) sample { return measure(b, load, s) })
+			all = append(all, load.at(s))
 		case overUDP:
 			load := udpLoad{NumWant: numWant, Window: 128, Peers: smallSwarm, Core: client}
 			fillUDP(b, load, s)
-			measures = append(measures, func(s server) sample { return measureUDP(b, load, s) })
+			all = append(all, load.at(s))
 		case overWS:
-			load := &wsLoad{addr: s.addr, sockets: wsSockets, torrent: 1, swarms: wsSwarms, offers: wsOffers, core: client}
-			defer load.close()
-			if err := load.open(); err != nil {
-				b.Fatalf("%s: %v", s.name, err)
-			}
-			load.mustAnnounce(b, 0) // the swarms fill
-			measures = append(measures, func(s server) sample { return wsMeasure(b, load, s, *turn) })
+			load := &wsLoad{sockets: wsSockets, torrent: 1, swarms: wsSwarms, offers: wsOffers, core: client}
+			fillWS(b, load, s)
+			all = append(all, load.at(s))
 		}
 	}
 	if over == httpClose {
-		defer startStoppable(b, role(b, "spin"))()
+		defer start(b, role(b, "spin"))()
 	}
-	turns := make([][]sample, len(peers))
-	for round := range *rounds {
-		peersTable.say("%s: round %d of %d", over, round+1, *rounds)
-		for i, s := range servers {
-			turns[i] = append(turns[i], measures[i](s))
-		}
-	}
+	peersTable.say("%s: %d rounds of %s", over, *rounds, *turn)
+	turns := inTurn(b, all)
 	for i, p := range peers {
 		r := peerSpeed{Protocol: over, Peer: p.name, Rounds: *rounds}
 		var each, ratios, sleeps []float64
@@ -181,8 +170,8 @@ func peersMemory(b *testing.B, over protocol, peers []peer) {
 				continue
 			}
 			func() {
-				s, stop := p.start(b, over, "--shedder.enabled=false") // who is refused is not kept
-				defer stop()
+				s := p.start(b, over, "--shedder.enabled=false") // who is refused is not kept
+				defer s.stop()
 				empty := resident(b, s)
 				started := time.Now()
 				var err error
@@ -216,8 +205,8 @@ func peersSocketMemory(b *testing.B, over protocol, peers []peer) {
 	sockets := min(10_000, wsMostSockets(b))
 	for _, p := range peers {
 		func() {
-			s, stop := p.start(b, over)
-			defer stop()
+			s := p.start(b, over)
+			defer s.stop()
 			each := wsBytesASocket(b, s, sockets)
 			peersTable.addMemory(peerMemory{Protocol: over, Peer: p.name, What: "socket", Count: sockets, Resident: resident(b, s), BytesEach: each})
 			peersTable.say("%s: %d WebSockets, %.0f B a socket", p.name, sockets, each)
@@ -234,7 +223,7 @@ func knows(tb testing.TB, over protocol, s server, leechers int) error {
 	var got bool
 	if over == overUDP {
 		// One more, from an address that it has not heard of; aquatic_udp does not count who asks.
-		n, err = udpLoad{Addr: s.addr, Event: 2, Window: udpLoadBatch, Peers: 1, Core: client}.Once()
+		n, err = udpLoad{Addr: s.addr, Event: 2, Window: udpBatchSize, Peers: 1, Core: client}.Once()
 		if len(n.Body) >= 20 {
 			count := int(binary.BigEndian.Uint32(n.Body[12:]))
 			got = count == leechers+1 || count == leechers
@@ -253,7 +242,7 @@ func knows(tb testing.TB, over protocol, s server, leechers int) error {
 
 func resident(tb testing.TB, s server) int64 {
 	tb.Helper()
-	n, err := ResidentBytes(s.pid)
+	n, err := residentBytes(s.pid)
 	if err != nil {
 		tb.Fatalf("%s: %v", s.name, err)
 	}

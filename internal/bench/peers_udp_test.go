@@ -8,9 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"time"
-	"unsafe"
-
-	"golang.org/x/sys/unix"
 )
 
 // The clients of a flood over UDP: each source has some ports, and one torrent, which has 100 peers.
@@ -23,18 +20,11 @@ const (
 	udpFloodBehind   = 5 * time.Millisecond
 )
 
-// udpFlooder announces over UDP from many addresses on one socket, which names the source of each packet (IP_PKTINFO): a budget for
-// each source means nothing to a load from one.
+// udpFlooder announces over UDP from many addresses on one socket.
 type udpFlooder struct {
-	fd, core  int
-	to        unix.RawSockaddrInet4
+	*udpBatch
+	core      int
 	ids       [udpFloodSources]uint64
-	in, out   [udpLoadBatch]mmsg
-	inVec     [udpLoadBatch]unix.Iovec
-	outVec    [udpLoadBatch]unix.Iovec
-	packets   [udpLoadBatch][98]byte
-	replies   [udpLoadBatch][2048]byte
-	control   [udpLoadBatch]pktInfo
 	sequence  uint32  // of the next request: its transaction id
 	first     uint32  // of this run
 	due       []int64 // of each request of this run, since its start; negative: answered
@@ -44,45 +34,17 @@ type udpFlooder struct {
 	heard     int // replies of any kind
 }
 
-// pktInfo is struct cmsghdr and struct in_pktinfo.
-type pktInfo struct {
-	unix.Cmsghdr
-	unix.Inet4Pktinfo
-	_ [4]byte
-}
-
 func newUDPFlooder(to netip.AddrPort, core int) (*udpFlooder, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	batch, err := newUDPBatch(to, true)
 	if err != nil {
 		return nil, err
 	}
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20)
-	f := &udpFlooder{fd: fd, core: core, to: unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: to.Addr().As4()}}
-	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&f.to.Port))[:], to.Port())
-	for i := range udpLoadBatch {
-		c := &f.control[i]
-		c.Cmsghdr = unix.Cmsghdr{Len: unix.SizeofCmsghdr + unix.SizeofInet4Pktinfo, Level: unix.IPPROTO_IP, Type: unix.IP_PKTINFO}
-		out, in := &f.out[i].Msghdr, &f.in[i].Msghdr
-		out.Name, out.Namelen = (*byte)(unsafe.Pointer(&f.to)), unix.SizeofSockaddrInet4
-		out.Control, out.Iov, in.Iov = (*byte)(unsafe.Pointer(c)), &f.outVec[i], &f.inVec[i]
-		out.SetControllen(int(unsafe.Sizeof(*c)))
-		out.SetIovlen(1)
-		in.SetIovlen(1)
-		f.outVec[i].Base, f.inVec[i].Base = &f.packets[i][0], &f.replies[i][0]
-		f.inVec[i].SetLen(len(f.replies[i]))
-	}
+	f := &udpFlooder{udpBatch: batch, core: core}
 	if err := f.connect(); err != nil {
 		f.close()
 		return nil, err
 	}
 	return f, nil
-}
-
-func (f *udpFlooder) close() {
-	if f.fd >= 0 {
-		_ = unix.Close(f.fd)
-	}
-	f.fd = -1
 }
 
 // connect gets each source its connection id.
@@ -99,11 +61,8 @@ func (f *udpFlooder) connect() error {
 				if f.ids[i] != 0 {
 					continue
 				}
-				p := f.packets[n][:]
-				binary.BigEndian.PutUint64(p, 0x41727101980)
-				binary.BigEndian.PutUint32(p[8:], 0)
-				binary.BigEndian.PutUint32(p[12:], known|uint32(i))
-				f.address(n, i, 16)
+				f.connectPacket(n, known|uint32(i))
+				f.from(n, i)
 				n++
 			}
 			if n == 0 {
@@ -118,7 +77,7 @@ func (f *udpFlooder) connect() error {
 					return err
 				}
 				for j := range k {
-					r := f.replies[j][:f.in[j].n]
+					r := f.reply(j)
 					if len(r) >= 16 && r[3] == 0 {
 						if at := binary.BigEndian.Uint32(r[4:]) &^ known; at < udpFloodSources && f.ids[at] == 0 {
 							f.ids[at] = binary.BigEndian.Uint64(r[8:])
@@ -132,10 +91,9 @@ func (f *udpFlooder) connect() error {
 	return nil
 }
 
-// address makes packet n one of a source.
-func (f *udpFlooder) address(n, source, length int) {
+// from makes packet n one of a source.
+func (f *udpFlooder) from(n, source int) {
 	f.control[n].Spec_dst = [4]byte{127, 2, byte(source >> 8), byte(source)}
-	f.outVec[n].SetLen(length)
 }
 
 // peak is closed loop; the first fifth, in which swarms fill, does not count.
@@ -152,15 +110,8 @@ func (f *udpFlooder) peak(d time.Duration) (float64, error) {
 }
 
 // run is open loop, or closed loop if the rate is 0.
-func (f *udpFlooder) run(rate float64, d time.Duration) (got flooded, err error) {
-	done := make(chan struct{})
-	go func() { // ends with its thread pinned, and the thread with it
-		defer close(done)
-		if err = PinThread(f.core); err == nil {
-			err = f.loop(rate, d)
-		}
-	}()
-	<-done
+func (f *udpFlooder) run(rate float64, d time.Duration) (flooded, error) {
+	err := pinned(f.core, func() error { return f.loop(rate, d) })
 	return f.count, err
 }
 
@@ -208,7 +159,7 @@ func (f *udpFlooder) loop(rate float64, d time.Duration) error {
 			now = int64(time.Since(start))
 			heardAt = now
 			for i := range k {
-				f.judge(f.replies[i][:f.in[i].n], now)
+				f.judge(f.reply(i), now)
 			}
 			flying = max(flying-k, 0)
 		} else if now-heardAt > int64(udpLost) {
@@ -228,16 +179,8 @@ func (f *udpFlooder) loop(rate float64, d time.Duration) error {
 
 // fill has peers of one torrent each announce until all of them have been answered: what is lost is sent again. Peer i is of torrent
 // i modulo torrents, at the first source, which has ports enough.
-func (f *udpFlooder) fill(peers, torrents int) (err error) {
-	done := make(chan struct{})
-	go func() { // ends with its thread pinned, and the thread with it
-		defer close(done)
-		if err = PinThread(f.core); err == nil {
-			err = f.fillAll(peers, torrents)
-		}
-	}()
-	<-done
-	return err
+func (f *udpFlooder) fill(peers, torrents int) error {
+	return pinned(f.core, func() error { return f.fillAll(peers, torrents) })
 }
 
 func (f *udpFlooder) fillAll(peers, torrents int) error {
@@ -245,7 +188,7 @@ func (f *udpFlooder) fillAll(peers, torrents int) error {
 	take := func() (int, error) {
 		n, err := f.receive()
 		for i := range n {
-			r := f.replies[i][:f.in[i].n]
+			r := f.reply(i)
 			if len(r) == 16 && r[3] == 0 {
 				continue // a connect's, late
 			}
@@ -312,20 +255,11 @@ func (f *udpFlooder) announce(n int) {
 	f.sequence = (f.sequence + 1) &^ (1 << 31)
 }
 
-// packet is an announce with the sequence's number.
+// packet is an announce with the sequence's number. It says started: some count nobody else.
 func (f *udpFlooder) packet(n, source, torrent, port int) {
-	hash := InfoHash(torrent)
-	p := f.packets[n][:]
-	binary.BigEndian.PutUint64(p, f.ids[source])
-	binary.BigEndian.PutUint32(p[8:], 1)
-	binary.BigEndian.PutUint32(p[12:], f.sequence)
-	copy(p[16:], hash[:])
-	copy(p[36:], "-qB4650-benchbenchbe")
-	binary.BigEndian.PutUint64(p[64:], 1<<20)
-	binary.BigEndian.PutUint32(p[80:], 2) // started: some count nobody else
-	binary.BigEndian.PutUint32(p[92:], numWant)
-	binary.BigEndian.PutUint16(p[96:], uint16(port))
-	f.address(n, source, len(p))
+	f.announcePacket(n, f.ids[source], f.sequence, torrent, 2, numWant)
+	f.port(n, port)
+	f.from(n, source)
 }
 
 // judge counts a reply to this run's requests. One without peers is a refusal, however polite.
@@ -348,26 +282,4 @@ func (f *udpFlooder) judge(r []byte, now int64) {
 	if now-due <= int64(udpFloodGood) {
 		f.count.good++
 	}
-}
-
-// send sends n packets. What the socket has no room for is lost, as it would be on a network.
-func (f *udpFlooder) send(n int) error {
-	_, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(f.fd), uintptr(unsafe.Pointer(&f.out)), uintptr(n), unix.MSG_DONTWAIT, 0, 0)
-	switch errno {
-	case 0, unix.EAGAIN, unix.EINTR:
-		return nil
-	}
-	return fmt.Errorf("send packets: %w", errno)
-}
-
-// receive takes what is there.
-func (f *udpFlooder) receive() (int, error) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(f.fd), uintptr(unsafe.Pointer(&f.in[0])), udpLoadBatch, unix.MSG_DONTWAIT, 0, 0)
-	switch errno {
-	case 0:
-		return int(n), nil
-	case unix.EAGAIN, unix.EINTR:
-		return 0, nil
-	}
-	return 0, fmt.Errorf("read replies: %w", errno)
 }

@@ -3,12 +3,9 @@
 package bench
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -16,37 +13,12 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"spillway/internal/flood"
+	"spillway/internal/sys"
 	"spillway/tracker/swarm"
 	"spillway/tracker/swarm/shared"
 	"spillway/tracker/swarm/shared/link"
 )
-
-// startRedis starts a redis-server that keeps nothing on disk, on the server's core: a machine of two has no third. ok is false where
-// it is not installed.
-func startRedis(tb testing.TB) (s server, ok bool) {
-	tb.Helper()
-	program, err := exec.LookPath(cmp.Or(os.Getenv("SPILLWAY_TEST_REDIS"), "redis-server"))
-	if err != nil {
-		return server{}, false
-	}
-	addr := freeAddr(tb)
-	cmd := exec.Command(program, "--port", fmt.Sprint(addr.Port()), "--bind", "127.0.0.1", "--dir", tb.TempDir(), "--save", "", "--appendonly", "no",
-		"--daemonize", "no", "--loglevel", "warning")
-	start(tb, cmd)
-	waitListening(tb, addr)
-	return server{name: "redis", addr: addr, pid: cmd.Process.Pid}, true
-}
-
-// startShared serves swarms from that redis.
-func startShared(tb testing.TB, r server) server {
-	tb.Helper()
-	tb.Setenv("SPILLWAY_STORE_KIND", "redis")
-	tb.Setenv("SPILLWAY_STORE_REDIS_ADDRS", r.addr.String())
-	s := startSpillway(tb, "").server
-	tb.Setenv("SPILLWAY_STORE_KIND", "memory")
-	s.name = "on redis"
-	return s
-}
 
 // BenchmarkSharedHot is a node's CPU for an announce with swarms on Redis over that with swarms in memory, in one swarm that all
 // peers of the load are in: answered from the node's memory, and told to Redis.
@@ -69,7 +41,8 @@ func benchmarkShared(b *testing.B, what string, load Load) {
 		if !ok {
 			b.Skip("redis-server is not installed")
 		}
-		memory, onRedis := startSpillway(b, "").server, startShared(b, r)
+		memory, onRedis := startSpillway(b), startSpillway(b, "--store.kind=redis", "--store.redis.addrs="+r.addr.String())
+		onRedis.name = "on redis"
 		for _, s := range []server{memory, onRedis} {
 			warm := load
 			warm.Addr = s.addr
@@ -77,8 +50,8 @@ func benchmarkShared(b *testing.B, what string, load Load) {
 				b.Fatal(err)
 			}
 		}
-		m := contest(b, []Load{load, load}, []server{memory, onRedis})
-		redisBefore, err := CPUTime(r.pid)
+		m := contest(b, load.at(memory), load.at(onRedis))
+		redisBefore, err := sys.ProcessCPU(r.pid)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -87,7 +60,7 @@ func benchmarkShared(b *testing.B, what string, load Load) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		redisAfter, err := CPUTime(r.pid)
+		redisAfter, err := sys.ProcessCPU(r.pid)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -101,16 +74,6 @@ func benchmarkShared(b *testing.B, what string, load Load) {
 		results.add(result{"shared swarms, " + what, m[1].String(), fmt.Sprintf("memory %v; redis itself %.2f us", m[0], micros(perRedis)),
 			fmt.Sprintf("%.2f", ratio), atLeast(b, "announces of a node's core, on redis over memory", ratio, 0.35)})
 	}
-}
-
-// atLeast is atMost's opposite.
-func atLeast(tb testing.TB, what string, got, target float64) (verdict string) {
-	tb.Helper()
-	if got < target {
-		tb.Errorf("%s: got %.3g, want at least %.3g", what, got, target)
-		return fmt.Sprintf(">= %.3g MISSED", target)
-	}
-	return fmt.Sprintf(">= %.3g met", target)
 }
 
 // BenchmarkRedisMemory is what a peer takes in Redis: of one big swarm, of swarms of fifty, and what a swarm of one takes.
@@ -171,7 +134,7 @@ func redisBytes(b *testing.B, r server, swarms, peers int) int {
 	said := 0
 	say := func(torrent, peer int) {
 		a := peerAnnounce(peer, 1)
-		a.InfoHash = InfoHash(torrent)
+		a.InfoHash = flood.InfoHash(torrent)
 		s.Announce(&a, time.Now(), &reply)
 		if said++; said%2000 == 0 {
 			until(func() bool { return s.Buffered() == 0 })

@@ -7,9 +7,8 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
-	"unsafe"
 
-	"golang.org/x/sys/unix"
+	"spillway/internal/sys"
 )
 
 // udpLoad drives one server with announces over UDP, closed loop: Window of them are on the way at any time. It is one thread that
@@ -19,13 +18,10 @@ type udpLoad struct {
 	NumWant int
 	Event   uint32
 	Torrent int
-	Window  int // a multiple of udpLoadBatch
+	Window  int // a multiple of udpBatchSize
 	Peers   int // in turn: one address, as many ports
 	Core    int // the client's
 }
-
-// udpLoadBatch is how many announces go out at once.
-const udpLoadBatch = 64
 
 // udpLost is after what time a request without a reply is made up for: the kernel drops what does not fit.
 const udpLost = 200 * time.Millisecond
@@ -36,58 +32,44 @@ func (l udpLoad) For(d time.Duration) (Count, error) { return l.run(d, false) }
 // Once has every peer announce once.
 func (l udpLoad) Once() (Count, error) { return l.run(0, true) }
 
-func (l udpLoad) run(d time.Duration, once bool) (n Count, err error) {
-	done := make(chan struct{})
-	go func() { // ends with its thread pinned, and the thread with it
-		defer close(done)
-		if err = PinThread(l.Core); err != nil {
-			return
-		}
-		n, err = l.drive(d, once)
-	}()
-	<-done
-	return n, err
+// at has a server loaded for a turn.
+func (l udpLoad) at(s server) entrant {
+	l.Addr = s.addr
+	return entrant{s, func() (Count, error) { return l.For(*turn) }}
 }
 
-// mmsg is struct mmsghdr.
-type mmsg struct {
-	unix.Msghdr
-	n uint32
+func (l udpLoad) run(d time.Duration, once bool) (n Count, err error) {
+	err = pinned(l.Core, func() (err error) {
+		n, err = l.drive(d, once)
+		return err
+	})
+	return n, err
 }
 
 // udpClient is a load at work.
 type udpClient struct {
 	udpLoad
-	fd      int
-	peer    int
-	in, out [udpLoadBatch]mmsg
-	inVec   [udpLoadBatch]unix.Iovec
-	outVec  [udpLoadBatch]unix.Iovec
-	packets [udpLoadBatch][98]byte
-	replies [udpLoadBatch][2048]byte
+	*udpBatch
+	peer int
 }
 
 func (l udpLoad) drive(d time.Duration, once bool) (n Count, err error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	batch, err := newUDPBatch(l.Addr, false)
 	if err != nil {
 		return n, err
 	}
-	defer unix.Close(fd)
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20)
-	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: int(l.Addr.Port()), Addr: l.Addr.Addr().As4()}); err != nil {
-		return n, err
-	}
-	c := &udpClient{udpLoad: l, fd: fd}
+	defer batch.close()
+	c := &udpClient{udpLoad: l, udpBatch: batch}
 	id, err := c.connect()
 	if err != nil {
 		return n, err
 	}
 	c.prepare(id)
-	start, cpu := time.Now(), threadCPU()
+	start, cpu := time.Now(), sys.ThreadCPU()
 	last, flying, sent := start, 0, 0
 	for {
-		for flying+udpLoadBatch <= l.Window && (!once || sent < l.Peers) {
-			k := udpLoadBatch
+		for flying+udpBatchSize <= l.Window && (!once || sent < l.Peers) {
+			k := udpBatchSize
 			if once {
 				k = min(k, l.Peers-sent)
 			}
@@ -103,7 +85,7 @@ func (l udpLoad) drive(d time.Duration, once bool) (n Count, err error) {
 		now := time.Now()
 		if got > 0 {
 			n.Replies, flying, last = n.Replies+got, max(flying-got, 0), now
-			n.Body = append(n.Body[:0], c.replies[0][:c.in[0].n]...)
+			n.Body = append(n.Body[:0], c.reply(0)...)
 		} else if now.Sub(last) > udpLost {
 			if now.Sub(start) > d+stallAfter {
 				return n, errStalled
@@ -117,21 +99,25 @@ func (l udpLoad) drive(d time.Duration, once bool) (n Count, err error) {
 			break
 		}
 	}
-	n.Elapsed, n.CPU = time.Since(start), threadCPU()-cpu
+	n.Elapsed, n.CPU = time.Since(start), sys.ThreadCPU()-cpu
 	return n, nil
 }
 
 // connect asks for a connection id, which is good for more than a turn.
 func (c *udpClient) connect() (id uint64, err error) {
-	request := binary.BigEndian.AppendUint64(nil, 0x41727101980)
-	request = binary.BigEndian.AppendUint64(request, 77)
+	const transaction = 77
 	for deadline := time.Now().Add(stallAfter); time.Now().Before(deadline); {
-		if _, err := unix.Write(c.fd, request); err != nil {
+		c.connectPacket(0, transaction)
+		if err := c.udpBatch.send(1); err != nil {
 			return 0, err
 		}
 		for wait := time.Now().Add(udpLost); time.Now().Before(wait); {
-			if n, err := unix.Read(c.fd, c.replies[0][:]); err == nil && n == 16 && binary.BigEndian.Uint64(c.replies[0][:]) == 77 {
-				return binary.BigEndian.Uint64(c.replies[0][8:]), nil
+			n, err := c.udpBatch.receive()
+			if err != nil {
+				return 0, err
+			}
+			if r := c.reply(0); n > 0 && len(r) == 16 && binary.BigEndian.Uint64(r) == transaction {
+				return binary.BigEndian.Uint64(r[8:]), nil
 			}
 		}
 	}
@@ -139,55 +125,27 @@ func (c *udpClient) connect() (id uint64, err error) {
 }
 
 func (c *udpClient) prepare(id uint64) {
-	for i := range udpLoadBatch {
-		p := c.packets[i][:]
-		binary.BigEndian.PutUint64(p, id)
-		binary.BigEndian.PutUint32(p[8:], 1)
-		hash := InfoHash(c.Torrent)
-		copy(p[16:], hash[:])
-		copy(p[36:], "-qB4650-benchbenchbe")
-		binary.BigEndian.PutUint64(p[64:], 1<<20)
-		binary.BigEndian.PutUint32(p[80:], c.Event)
-		binary.BigEndian.PutUint32(p[92:], uint32(c.NumWant))
-		c.outVec[i].Base, c.inVec[i].Base = &c.packets[i][0], &c.replies[i][0]
-		c.outVec[i].SetLen(len(p))
-		c.inVec[i].SetLen(len(c.replies[i]))
-		c.out[i].Iov, c.in[i].Iov = &c.outVec[i], &c.inVec[i]
-		c.out[i].SetIovlen(1)
-		c.in[i].SetIovlen(1)
+	for i := range udpBatchSize {
+		c.announcePacket(i, id, 0, c.Torrent, c.Event, c.NumWant)
 	}
 }
 
+// send sends k announces, all of them.
 func (c *udpClient) send(k int) error {
 	for i := range k {
-		binary.BigEndian.PutUint16(c.packets[i][96:], uint16(minPort+c.peer))
+		c.port(i, minPort+c.peer)
 		c.peer = (c.peer + 1) % c.Peers
 	}
-	for at := 0; at < k; {
-		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(c.fd), uintptr(unsafe.Pointer(&c.out[at])), uintptr(k-at), unix.MSG_DONTWAIT, 0, 0)
-		if errno != 0 && errno != unix.EAGAIN && errno != unix.EINTR {
-			return fmt.Errorf("send announces: %w", errno)
-		}
-		if errno == 0 {
-			at += int(n)
-		}
-	}
-	return nil
+	return c.sendAll(k)
 }
 
 // receive takes what is there, which must be announces' replies with as many peers as were asked for: one that is shed costs less.
 func (c *udpClient) receive() (int, error) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(c.fd), uintptr(unsafe.Pointer(&c.in[0])), udpLoadBatch, unix.MSG_DONTWAIT, 0, 0)
-	switch {
-	case errno == unix.EAGAIN || errno == unix.EINTR:
-		return 0, nil
-	case errno != 0:
-		return 0, fmt.Errorf("read replies: %w", errno)
-	}
-	for i := range int(n) {
-		if c.replies[i][3] != 1 || c.Event == 0 && int(c.in[i].n) != 20+6*c.NumWant {
-			return 0, fmt.Errorf("not a served announce: %q", c.replies[i][:c.in[i].n])
+	n, err := c.udpBatch.receive()
+	for i := range n {
+		if r := c.reply(i); r[3] != 1 || c.Event == 0 && len(r) != 20+6*c.NumWant {
+			return 0, fmt.Errorf("not a served announce: %q", r)
 		}
 	}
-	return int(n), nil
+	return n, err
 }

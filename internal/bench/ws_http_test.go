@@ -14,6 +14,9 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"spillway/internal/flood"
+	"spillway/internal/sys"
 )
 
 // BenchmarkHTTPUnderWebSocketFlood is what announces over HTTP lose while 10,000 sockets announce as fast as they can, on
@@ -30,23 +33,23 @@ func BenchmarkHTTPUnderWebSocketFlood(b *testing.B) {
 	for _, rate := range []int{wanted, 5000, 10_000} {
 		b.Run(fmt.Sprintf("rate=%d", rate), func(b *testing.B) {
 			for b.Loop() {
-				s := startWebSockets(b, 2)
-				flood := &wsLoad{addr: s.addr, sockets: sockets, torrent: 1, swarms: sockets / 10, offers: wsOffers, core: -1, policy: unix.SCHED_IDLE}
-				defer flood.close()
-				if err := flood.open(); err != nil {
+				s := startWide(b, 2, "--udp.listen=")
+				storm := &wsLoad{addr: s.addr, sockets: sockets, torrent: 1, swarms: sockets / 10, offers: wsOffers, core: -1, idle: true}
+				defer storm.close()
+				if err := storm.open(); err != nil {
 					b.Fatal(err)
 				}
-				flood.mustAnnounce(b, 0)
-				wsSettle(b, s.server)
+				storm.mustAnnounce(b, 0)
+				wsSettle(b, s)
 				http := openLoop{addr: s.addr, rate: rate, conns: 64}
 				http.mustRun(b, 200*time.Millisecond)
 				var kept, p99s, floodP99s, floods []float64
 				for range *rounds {
 					quiet := http.mustRun(b, *turn)
-					flooded, n := underFlood(b, s, flood, http)
+					flooded, n := underFlood(b, s, storm, http)
 					kept = append(kept, float64(flooded.replies)/float64(quiet.replies))
 					p99s, floodP99s = append(p99s, micros(quiet.p99())), append(floodP99s, micros(flooded.p99()))
-					floods = append(floods, float64(n.replies)/n.elapsed.Seconds())
+					floods = append(floods, float64(n.Replies)/n.Elapsed.Seconds())
 					b.Logf("quiet: %s; flooded by %.0f announces/s: %s", quiet, floods[len(floods)-1], flooded)
 				}
 				b.ReportMetric(median(kept), "kept")
@@ -70,14 +73,14 @@ func BenchmarkHTTPUnderWebSocketFlood(b *testing.B) {
 }
 
 // underFlood runs the HTTP load in the middle of the flood.
-func underFlood(tb testing.TB, s tracker, flood *wsLoad, http openLoop) (latencies, wsCount) {
+func underFlood(tb testing.TB, s server, storm *wsLoad, http openLoop) (latencies, Count) {
 	tb.Helper()
-	var n wsCount
+	var n Count
 	var err error
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		n, err = flood.announce(*turn + 400*time.Millisecond)
+		n, err = storm.announce(*turn + 400*time.Millisecond)
 	}()
 	time.Sleep(200 * time.Millisecond) // the flood rises
 	l := http.mustRun(tb, *turn)
@@ -85,7 +88,7 @@ func underFlood(tb testing.TB, s tracker, flood *wsLoad, http openLoop) (latenci
 	if err != nil {
 		tb.Fatalf("flood: %v", err)
 	}
-	wsSettle(tb, s.server)
+	wsSettle(tb, s)
 	return l, n
 }
 
@@ -125,22 +128,21 @@ func (o openLoop) mustRun(tb testing.TB, d time.Duration) latencies {
 func (o openLoop) run(d time.Duration) (l latencies, err error) {
 	// A collection would have to wait for the flood's thread, which may not get a core for long.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	done := make(chan struct{})
-	go func() { // ends with its thread changed, and the thread with it
-		defer close(done)
-		if err = enterThread(-1, unix.SCHED_FIFO); err != nil {
-			return
+	err = pinned(-1, func() error {
+		if err := sys.SetPolicy(unix.SCHED_FIFO); err != nil {
+			return err
 		}
 		n := int(d.Seconds() * float64(o.rate))
 		c := openClient{openLoop: o, due: n, took: make([]time.Duration, 0, n)}
 		defer c.close()
-		if err = c.open(); err == nil {
+		err := c.open()
+		if err == nil {
 			err = c.run(d)
 		}
 		slices.Sort(c.took)
 		l = latencies{c.took, c.inTime, n}
-	}()
-	<-done
+		return err
+	})
 	return l, err
 }
 
@@ -148,7 +150,7 @@ func (o openLoop) run(d time.Duration) (l latencies, err error) {
 type openClient struct {
 	openLoop
 	ep      int
-	fds     []int
+	fds     []int32
 	wanted  []time.Time // when the request that a connection has on the way was due
 	free    []int       // connections that have none
 	request *Request
@@ -163,27 +165,26 @@ func (c *openClient) open() (err error) {
 	if c.ep, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return fmt.Errorf("create epoll: %w", err)
 	}
-	dialer := client{Load: Load{Addr: c.addr}, to: unix.SockaddrInet4{Addr: c.addr.Addr().As4(), Port: int(c.addr.Port())}}
 	for i := range c.conns {
-		fd, err := dialer.dial(&unix.SockaddrInet4{Addr: [4]byte{127, 4, 0, byte(i)}}, 0)
+		fd, err := connect(c.addr, [4]byte{127, 4, 0, byte(i)})
 		if err != nil {
 			return err
 		}
 		c.fds = append(c.fds, fd)
 		c.free = append(c.free, i)
 		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i)}
-		if err := unix.EpollCtl(c.ep, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
+		if err := unix.EpollCtl(c.ep, unix.EPOLL_CTL_ADD, int(fd), &event); err != nil {
 			return fmt.Errorf("add connection to epoll: %w", err)
 		}
 	}
 	c.wanted = make([]time.Time, c.conns)
-	c.request = NewRequest(c.addr.String(), InfoHash(0), "", numWant, true)
+	c.request = NewRequest(c.addr.String(), flood.InfoHash(0), "", numWant, true)
 	return nil
 }
 
 func (c *openClient) close() {
 	for _, fd := range c.fds {
-		_ = unix.Close(fd)
+		sys.Close(fd)
 	}
 	_ = unix.Close(c.ep)
 }

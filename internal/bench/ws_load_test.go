@@ -4,16 +4,17 @@ package bench
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"net/netip"
-	"runtime"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"spillway/internal/sys"
 )
 
 // wsLoad drives one server with announces over WebSockets, closed loop: each socket announces again when it has the reply
@@ -27,64 +28,32 @@ type wsLoad struct {
 	swarms  int // over which the sockets' peers are spread: socket i is in swarm i modulo swarms
 	offers  int // of an announce
 
-	core   int    // the client's; -1: any
-	policy uint32 // the client's; 0 is the usual one
-	most   int    // announces on the way at once; 0: one for each socket
+	core int  // the client's; -1: any
+	idle bool // it gets what others leave
+	most int  // announces on the way at once; 0: one for each socket
 
-	turns int   // so far
-	fds   []int // of open sockets
+	turns int     // so far
+	fds   []int32 // of open sockets
 }
-
-// wsCount is what a load saw.
-type wsCount struct {
-	replies, delivered int // delivered: offers
-	elapsed            time.Duration
-	cpu                time.Duration // of the client, which polls
-}
-
-// enterThread moves the calling goroutine to a thread of its own, on one core unless that is -1, in a class of the
-// scheduler. As with PinThread, it is not left again.
-func enterThread(core int, policy uint32) error {
-	if core >= 0 {
-		if err := PinThread(core); err != nil {
-			return err
-		}
-	}
-	runtime.LockOSThread()
-	if policy == unix.SCHED_NORMAL {
-		return nil
-	}
-	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: policy}
-	if policy == unix.SCHED_FIFO {
-		attr.Priority = 1
-	}
-	if err := unix.SchedSetAttr(0, &attr, 0); err != nil {
-		return fmt.Errorf("change scheduling policy to %d: %w", policy, err)
-	}
-	return nil
-}
-
-// edge is EPOLLET without its sign.
-const edge = 1 << 31
 
 // announce has every socket announce for d, or once when d is zero, and waits for the last reply.
-func (l *wsLoad) announce(d time.Duration) (n wsCount, err error) {
-	done := make(chan struct{})
-	go func() { // ends with its thread pinned, and the thread with it
-		defer close(done)
-		if err = enterThread(l.core, l.policy); err != nil {
-			return
+func (l *wsLoad) announce(d time.Duration) (n Count, err error) {
+	err = pinned(l.core, func() error {
+		if l.idle {
+			if err := sys.SetPolicy(unix.SCHED_IDLE); err != nil {
+				return err
+			}
 		}
 		c := wsClient{wsLoad: l, conns: make([]wsConn, l.sockets), buf: make([]byte, 64<<10), duration: d}
 		for i := range l.swarms {
 			c.frames = append(c.frames, newWSFrame(l.torrent+i, l.offers))
 		}
-		start, cpu := time.Now(), threadCPU()
-		err = c.run(start)
-		n = c.wsCount
-		n.elapsed, n.cpu = time.Since(start), threadCPU()-cpu
-	}()
-	<-done
+		start, cpu := time.Now(), sys.ThreadCPU()
+		err := c.run(start)
+		n = c.Count
+		n.Elapsed, n.CPU = time.Since(start), sys.ThreadCPU()-cpu
+		return err
+	})
 	l.turns++
 	return n, err
 }
@@ -92,7 +61,7 @@ func (l *wsLoad) announce(d time.Duration) (n wsCount, err error) {
 // wsClient is a load at work.
 type wsClient struct {
 	*wsLoad
-	wsCount
+	Count
 	frames   []*wsFrame // of each swarm
 	conns    []wsConn
 	buf      []byte
@@ -111,15 +80,14 @@ type wsConn struct {
 }
 
 func (c *wsClient) run(start time.Time) error {
-	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	poller, err := sys.NewPoller()
 	if err != nil {
-		return fmt.Errorf("create epoll: %w", err)
+		return err
 	}
-	defer unix.Close(ep)
+	defer poller.Close()
 	for i, fd := range c.fds {
-		event := unix.EpollEvent{Events: unix.EPOLLIN | edge, Fd: int32(i)}
-		if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
-			return fmt.Errorf("add socket to epoll: %w", err)
+		if errno := poller.Add(fd, int32(i), 0, unix.EPOLLIN); errno != 0 {
+			return fmt.Errorf("poll socket: %w", errno)
 		}
 		c.conns[i].turn = c.turns
 	}
@@ -133,27 +101,26 @@ func (c *wsClient) run(start time.Time) error {
 		}
 		c.next++
 	}
-	var events [64]unix.EpollEvent
 	progress, progressed := 0, start
 	for {
 		now := time.Now()
-		if c.replies+c.delivered != progress {
-			progress, progressed = c.replies+c.delivered, now
+		if c.Replies+c.Delivered != progress {
+			progress, progressed = c.Replies+c.Delivered, now
 		}
 		quiet := now.Sub(progressed)
 		c.over = c.over || c.duration > 0 && now.Sub(start) >= c.duration
 		// Offers come with the replies or soon after.
-		if c.replies == c.sent && (c.over || c.duration == 0 && c.sent == c.sockets) && quiet > 20*time.Millisecond {
+		if c.Replies == c.sent && (c.over || c.duration == 0 && c.sent == c.sockets) && quiet > 20*time.Millisecond {
 			return nil
 		}
 		if quiet > stallAfter {
-			return fmt.Errorf("%d announces, %d replies: %w", c.sent, c.replies, errStalled)
+			return fmt.Errorf("%d announces, %d replies: %w", c.sent, c.Replies, errStalled)
 		}
-		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_WAIT, uintptr(ep), uintptr(unsafe.Pointer(&events)), uintptr(len(events)), 0, 0, 0)
-		if errno != 0 && errno != unix.EINTR {
+		events, errno := poller.Wait(0)
+		if errno != 0 {
 			return fmt.Errorf("poll: %w", errno)
 		}
-		for _, e := range events[:n] {
+		for _, e := range events {
 			if err := c.read(int(e.Fd)); err != nil {
 				return err
 			}
@@ -196,7 +163,7 @@ func (c *wsClient) read(i int) error {
 }
 
 func (c *wsClient) replied(i int) error {
-	c.replies++
+	c.Replies++
 	switch {
 	case c.over:
 		return nil
@@ -241,7 +208,7 @@ func (c *wsClient) frame(k *wsConn, b []byte) (replies int, err error) {
 		case opcode != 1:
 			return replies, fmt.Errorf("got a frame of type %d: %q", opcode, payload[:min(length, len(payload))])
 		case bytes.HasPrefix(payload, wsOffer) || bytes.HasPrefix(payload, wsAquatic):
-			c.delivered++
+			c.Delivered++
 		case bytes.HasPrefix(payload, wsReplies[0]) || bytes.HasPrefix(payload, wsReplies[1]) || bytes.HasPrefix(payload, wsReplies[2]):
 			replies++
 		default:
@@ -270,11 +237,73 @@ func wsHeader(b []byte) (length, header int) {
 }
 
 // mustAnnounce is announce for benchmarks.
-func (l *wsLoad) mustAnnounce(tb testing.TB, d time.Duration) wsCount {
+func (l *wsLoad) mustAnnounce(tb testing.TB, d time.Duration) Count {
 	tb.Helper()
 	n, err := l.announce(d)
 	if err != nil {
 		tb.Fatalf("announce over WebSockets: %v", err)
 	}
 	return n
+}
+
+// open opens the sockets, one after the other.
+func (l *wsLoad) open() error {
+	for i := len(l.fds); i < l.sockets; i++ {
+		fd, err := wsDial(l.addr, [4]byte{127, 1, byte(i >> 8), byte(i)})
+		if err != nil {
+			return fmt.Errorf("open WebSocket %d: %w", i, err)
+		}
+		l.fds = append(l.fds, fd)
+	}
+	return nil
+}
+
+func (l *wsLoad) close() {
+	for _, fd := range l.fds {
+		sys.Close(fd)
+	}
+	l.fds = nil
+}
+
+// wsHandshake is Chromium's, less what says nothing to a tracker.
+func wsHandshake(addr netip.AddrPort) []byte {
+	return []byte("GET / HTTP/1.1\r\nHost: " + addr.String() + "\r\nConnection: Upgrade\r\nPragma: no-cache\r\nCache-Control: no-cache\r\n" +
+		"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36\r\n" +
+		"Upgrade: websocket\r\nOrigin: https://webtorrent.io\r\nSec-WebSocket-Version: 13\r\nAccept-Encoding: gzip, deflate, br\r\n" +
+		"Accept-Language: en-US,en;q=0.9\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" +
+		"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n")
+}
+
+// wsDial opens a WebSocket from an address, and waits for it.
+func wsDial(to netip.AddrPort, from [4]byte) (fd int32, err error) {
+	if fd, err = connect(to, from); err != nil {
+		return -1, err
+	}
+	defer func() {
+		if err != nil {
+			sys.Close(fd)
+		}
+	}()
+	if err := send(fd, wsHandshake(to)); err != nil {
+		return -1, err
+	}
+	var buf [2048]byte
+	for got, deadline := 0, time.Now().Add(stallAfter); time.Now().Before(deadline); {
+		n, err := recv(fd, buf[got:])
+		if err != nil || n == 0 {
+			return -1, fmt.Errorf("read answer to handshake after %q: %w", buf[:got], cmp.Or(err, io.ErrUnexpectedEOF))
+		}
+		if n < 0 {
+			_, _ = unix.Poll([]unix.PollFd{{Fd: fd, Events: unix.POLLIN}}, 100)
+			continue
+		}
+		got += n
+		if bytes.HasSuffix(buf[:got], endOfHead) {
+			if !bytes.HasPrefix(buf[:got], []byte("HTTP/1.1 101 ")) {
+				return -1, fmt.Errorf("handshake refused: %q", buf[:got])
+			}
+			return fd, nil
+		}
+	}
+	return -1, fmt.Errorf("answer to handshake: %w", errStalled)
 }

@@ -77,10 +77,7 @@ func newHTTPEngine(w *worker) *httpEngine {
 	for i := range e.usable {
 		e.usable[i] = newRing[int32](n)
 	}
-	attackers := 0
-	if w.split {
-		attackers = min(max(int(float64(n)*c.Share+0.5), 1), n-1)
-	}
+	attackers := w.attackersOf(n)
 	for i := range e.places {
 		p := &e.places[i]
 		p.fd = none
@@ -96,21 +93,6 @@ func newHTTPEngine(w *worker) *httpEngine {
 		}
 	}
 	return e
-}
-
-// perWorker is the share of worker i of all of them.
-func perWorker(all, i, of int) int { return (all - i + of - 1) / of }
-
-// sourceOf is one of a side's sources: any number will do.
-func (w *worker) sourceOf(side uint8, n int) int {
-	if side == attack {
-		return w.cfg.Honest + n%w.cfg.Attackers
-	}
-	return n % w.cfg.Honest
-}
-
-func (w *worker) drawSource(side uint8) int {
-	return w.sourceOf(side, int(w.rnd.next()>>33))
 }
 
 func (e *httpEngine) setUsable(i int32) {
@@ -198,13 +180,7 @@ func (e *httpEngine) connect(i int32, r request, now int64) {
 		p.req, p.source = r, int32(e.drawSource(r.side))
 		e.unanswered++
 	}
-	var from [4]byte
-	if e.cfg.Source == SourceReal {
-		from = e.requests.sources.at(int(p.source))
-	} else if e.cfg.Target.Addr().IsLoopback() {
-		from = [4]byte{127, 1, byte(uint32(i) >> 8), byte(i)} // a proxy has many addresses too, for its ports
-	}
-	fd, errno := e.to.dial(from)
+	fd, errno := e.to.dial(e.from(p.source, i))
 	p.fd, p.state, p.since, p.got = fd, connecting, now, 0
 	e.connecting++
 	e.flight.Push(i)

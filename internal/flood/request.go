@@ -2,8 +2,6 @@ package flood
 
 import (
 	"encoding/binary"
-	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -110,12 +108,7 @@ const torrentsEach = 4
 // announce renders one of a source. What the source is, which client, with which torrents and at which port, is its own for ever;
 // what it says is drawn: nine of ten requests are periodic.
 func (r *requests) announce(source int) []byte {
-	self := mix(uint64(source)*0x9e3779b97f4a7c15 + 1)
-	c := &clients[self%uint64(len(clients))]
-	attack := source >= r.honest
-	if attack {
-		c = &attacker
-	}
+	self, c := r.who(source)
 	draw := r.rnd.next()
 	a := &r.words
 	*a = announce{port: 10_000 + int(self>>8%50_000), key: uint32(self >> 32)}
@@ -135,7 +128,7 @@ func (r *requests) announce(source int) []byte {
 	b := append(r.buf[:0], "GET "...)
 	b = appendHash(append(append(b, r.path...), "?info_hash="...), torrent)
 	b = append(b, "&peer_id="...)
-	if attack && r.randomIDs {
+	if c == &attacker && r.randomIDs {
 		for x, n := r.rnd.next(), 0; n < 20; n++ {
 			if n == 10 {
 				x = r.rnd.next()
@@ -153,9 +146,18 @@ func (r *requests) announce(source int) []byte {
 	return r.finish(c.rest(b, a), c, source)
 }
 
+// who is behind a source: a number that looks drawn and is its own, and its program.
+func (r *requests) who(source int) (self uint64, c *client) {
+	self = mix(uint64(source)*0x9e3779b97f4a7c15 + 1)
+	if source >= r.honest {
+		return self, &attacker
+	}
+	return self, &clients[self%uint64(len(clients))]
+}
+
 // torrentOf is one of those a source has: any draw will do.
 func (r *requests) torrentOf(source int, draw uint64) int {
-	self := mix(uint64(source)*0x9e3779b97f4a7c15 + 1)
+	self, _ := r.who(source)
 	return int(mix(self+draw%torrentsEach) % uint64(r.torrents))
 }
 
@@ -168,10 +170,7 @@ func appendHash(b []byte, torrent int) []byte {
 
 // scrape renders one of a source, of any torrents there are.
 func (r *requests) scrape(source int) []byte {
-	c := &clients[mix(uint64(source)*0x9e3779b97f4a7c15+1)%uint64(len(clients))]
-	if source >= r.honest {
-		c = &attacker
-	}
+	_, c := r.who(source)
 	b := append(append(r.buf[:0], "GET "...), r.scrapePath...)
 	for i := range r.hashes {
 		sep := byte('&')
@@ -197,15 +196,21 @@ func scrapePath(announce string) string {
 func (r *requests) finish(b []byte, c *client, source int) []byte {
 	b = append(append(append(b, " HTTP/1.1\r\nHost: "...), r.host...), "\r\nUser-Agent: "...)
 	b = append(append(b, c.agent...), "\r\nAccept-Encoding: gzip\r\n"...)
-	if r.header != "" {
-		b = append(append(b, r.header...), ": "...)
-		b = append(appendAddr(b, r.sources.at(source)), "\r\n"...)
-	}
+	b = r.appendSource(b, source)
 	if r.close {
 		b = append(b, "Connection: close\r\n"...)
 	}
 	r.buf = append(b, "\r\n"...)
 	return r.buf
+}
+
+// appendSource is the header that names it, if there is one.
+func (r *requests) appendSource(b []byte, source int) []byte {
+	if r.header == "" {
+		return b
+	}
+	b = append(append(b, r.header...), ": "...)
+	return append(appendAddr(b, r.sources.at(source)), "\r\n"...)
 }
 
 // upgrade renders a WebSocket handshake as Chromium writes it, less what says nothing to a tracker.
@@ -214,74 +219,7 @@ func (r *requests) upgrade(source int) []byte {
 	b = append(b, "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nOrigin: https://webtorrent.io\r\nSec-WebSocket-Version: 13\r\n"+
 		"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36\r\n"+
 		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"...)
-	if r.header != "" {
-		b = append(append(b, r.header...), ": "...)
-		b = append(appendAddr(b, r.sources.at(source)), "\r\n"...)
-	}
+	b = r.appendSource(b, source)
 	r.buf = append(b, "\r\n"...)
 	return r.buf
-}
-
-// addresses numbers those of a prefix so that neighbours in number are in different /24s, as strangers are: what a tracker allows
-// a network must not be used up by the generator's own order.
-type addresses struct {
-	first uint32 // of the prefix
-	n     uint32 // of usable ones: 1 to 254 of each /24
-}
-
-// step has no factor in common with the number of usable addresses, which are those of 2 and 127: so no two numbers meet.
-const step = 611953
-
-func newAddresses(p netip.Prefix, want int) (addresses, error) {
-	if !p.Addr().Is4() || p.Bits() > 24 {
-		return addresses{}, fmt.Errorf("flood: addresses from %s: must be an IPv4 prefix of /24 or wider", p)
-	}
-	b := p.Masked().Addr().As4()
-	first, nets := binary.BigEndian.Uint32(b[:]), uint32(1)<<(24-p.Bits())
-	if b[0] == 127 && p.Bits() <= 9 {
-		// 127.0.0.0/16 is left to the servers and to who watches them.
-		first += 1 << 16
-		nets -= 1 << 8
-		for nets&(nets-1) != 0 {
-			nets &= nets - 1 // a power of two again, for step
-		}
-	}
-	a := addresses{first, nets * 254}
-	if want > int(a.n) {
-		return addresses{}, fmt.Errorf("flood: %d addresses from %s: there are %d; widen the prefix or lower honest and attackers", want, p, a.n)
-	}
-	return a, nil
-}
-
-// at is address i, big endian.
-func (a addresses) at(i int) [4]byte {
-	p := uint32(uint64(i) * step % uint64(a.n))
-	var b [4]byte
-	binary.BigEndian.PutUint32(b[:], a.first+p/254<<8+p%254+1)
-	return b
-}
-
-// appendAddr writes an address in text.
-func appendAddr(dst []byte, b [4]byte) []byte {
-	for i, c := range b {
-		if i > 0 {
-			dst = append(dst, '.')
-		}
-		dst = strconv.AppendUint(dst, uint64(c), 10)
-	}
-	return dst
-}
-
-// random is SplitMix64 (Steele, Lea, Flood 2014): it is good enough to draw from, and it costs nothing.
-type random uint64
-
-func (r *random) next() uint64 {
-	*r += 0x9e3779b97f4a7c15
-	return mix(uint64(*r))
-}
-
-func mix(z uint64) uint64 {
-	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
-	z = (z ^ z>>27) * 0x94d049bb133111eb
-	return z ^ z>>31
 }

@@ -68,10 +68,8 @@ func newUDPEngine(w *worker) *udpEngine {
 		unused: newRing[int32](slots), flight: sys.NewFlight(slots), reuse: c.Mode == UDP, packet: make([]byte, 0, 16+20*maxHashes+128),
 		scratch: make([]byte, udpPacket),
 	}
-	attackers := 0
-	if w.split = c.Attackers > 0; w.split {
-		attackers = min(max(int(float64(n)*c.Share+0.5), 1), n-1)
-	}
+	w.split = c.Attackers > 0
+	attackers := w.attackersOf(n)
 	for i := range e.turn {
 		e.turn[i] = newRing[int32](n)
 	}

@@ -26,19 +26,14 @@ func appendUDPHead(b []byte, id uint64, action, transaction uint32) []byte {
 
 // udpAnnounce appends one of a source. None says stopped: the reply to that may have no counts, as one that is shed.
 func (r *requests) udpAnnounce(b []byte, id uint64, transaction uint32, source int) []byte {
-	self := mix(uint64(source)*0x9e3779b97f4a7c15 + 1)
-	c := &clients[self%uint64(len(clients))]
-	attack := source >= r.honest
-	if attack {
-		c = &attacker
-	}
+	self, c := r.who(source)
 	draw := r.rnd.next()
 	hash := InfoHash(r.torrentOf(source, draw>>32))
 	b = appendUDPHead(b, id, udpAnnounce, transaction)
 	b = append(b, hash[:]...)
 	b = append(b, c.peerID...)
 	x := mix(self)
-	if attack && r.randomIDs {
+	if c == &attacker && r.randomIDs {
 		x = r.rnd.next()
 	}
 	for n := len(c.peerID); n < 20; n++ {

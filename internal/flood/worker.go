@@ -3,7 +3,6 @@ package flood
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -390,25 +389,6 @@ func (w *worker) publish() {
 		w.live[i].Add(n[i] - w.told[i])
 	}
 	w.told = n
-}
-
-// remote is the target as sockets of a kind are connected to it.
-type remote struct {
-	kind     uintptr // SOCK_STREAM or SOCK_DGRAM
-	to, from *sys.Addr
-}
-
-func newRemote(a netip.AddrPort, kind uintptr) *remote {
-	return &remote{kind, sys.NewAddr(a), sys.NewAddr(netip.AddrPortFrom(netip.IPv4Unspecified(), 0))}
-}
-
-// dial begins to connect, from an address of its own unless that is zero.
-func (r *remote) dial(from [4]byte) (fd int32, errno unix.Errno) {
-	if from == ([4]byte{}) || r.to.Is6() {
-		return sys.Dial(r.kind, nil, r.to)
-	}
-	r.from.Set4(from)
-	return sys.Dial(r.kind, r.from, r.to)
 }
 
 // enterThread gives the calling goroutine a thread of its own, as the configuration says.

@@ -181,13 +181,7 @@ func (e *wsEngine) keepOpen(now int64) {
 		}
 		i := e.reopen.pop()
 		s := &e.sockets[i]
-		var from [4]byte
-		if e.cfg.Source == SourceReal {
-			from = e.requests.sources.at(int(s.source))
-		} else if e.cfg.Target.Addr().IsLoopback() {
-			from = [4]byte{127, 1, byte(uint32(i) >> 8), byte(i)}
-		}
-		fd, errno := e.to.dial(from)
+		fd, errno := e.to.dial(e.from(s.source, i))
 		events := uint32(interest)
 		if s.slow {
 			// What is not read is not told of. The small buffer is full after one offer.

@@ -1,20 +1,19 @@
 package admin
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
+
+	"spillway/internal/logx/logxtest"
 
 	"github.com/VictoriaMetrics/metrics"
 	"go.uber.org/goleak"
@@ -28,45 +27,25 @@ func TestMain(m *testing.M) {
 
 const token = "0123456789abcdef0123456789abcdef"
 
-// logBuffer is a log a test can read.
-type logBuffer struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
-func (b *logBuffer) logger() *slog.Logger { return slog.New(slog.NewTextHandler(b, nil)) }
-
 // server is a Server on network and addr until the test ends, and a client of it.
 type server struct {
 	*Server
 	t      *testing.T
 	addr   net.Addr
 	client *http.Client
-	log    *logBuffer
+	log    *logxtest.Buffer
 }
 
 func start(t *testing.T, cfg Config, network, addr string) *server {
 	t.Helper()
-	log := &logBuffer{}
+	log := &logxtest.Buffer{}
 	if cfg.Token == "" {
 		cfg.Token = token
 	}
 	if cfg.Operator == nil {
 		cfg.Operator = newFlooded()
 	}
-	s, err := New(cfg, log.logger())
+	s, err := New(cfg, log.Logger())
 	if err != nil {
 		t.Fatalf("New: %v", err)
 	}
@@ -93,10 +72,22 @@ func start(t *testing.T, cfg Config, network, addr string) *server {
 	return &server{Server: s, t: t, addr: l.Addr(), client: &http.Client{Transport: transport, Timeout: 20 * time.Second}, log: log}
 }
 
-// ask is one request. Headers are "Name: value".
-func (s *server) ask(method, path string, headers ...string) (code int, body string, header http.Header) {
+// ask is one request without a body. Headers are "Name: value".
+func (s *server) ask(method, path string, headers ...string) (code int, answer string, header http.Header) {
 	s.t.Helper()
-	req, err := http.NewRequest(method, "http://localhost"+path, nil)
+	return s.request(method, path, nil, headers)
+}
+
+// send is one request with the token, a body and headers.
+func (s *server) send(method, path, body string, headers ...string) (code int, answer string) {
+	s.t.Helper()
+	code, answer, _ = s.request(method, path, strings.NewReader(body), append([]string{bearer}, headers...))
+	return code, answer
+}
+
+func (s *server) request(method, path string, body io.Reader, headers []string) (code int, answer string, header http.Header) {
+	s.t.Helper()
+	req, err := http.NewRequest(method, "http://localhost"+path, body)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -274,8 +265,8 @@ func TestTokenFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, TokenFile)
-	log := &logBuffer{}
-	first, err := New(Config{DataDir: dir}, log.logger())
+	log := &logxtest.Buffer{}
+	first, err := New(Config{DataDir: dir}, log.Logger())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +284,7 @@ func TestTokenFile(t *testing.T) {
 	if strings.Contains(log.String(), made) || !strings.Contains(log.String(), file) {
 		t.Errorf("log must name the file and not the token: %s", log)
 	}
-	second, err := New(Config{DataDir: dir}, log.logger())
+	second, err := New(Config{DataDir: dir}, log.Logger())
 	if err != nil || second.token != first.token {
 		t.Errorf("the second start has another token (%v)", err)
 	}
@@ -318,7 +309,7 @@ func TestTokenFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = os.Chmod(file, c.mode)
-		if _, err := New(Config{DataDir: dir}, log.logger()); err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "admin.token: ") {
+		if _, err := New(Config{DataDir: dir}, log.Logger()); err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "admin.token: ") {
 			t.Errorf("%q %04o: got %v, want %s", c.content, c.mode, err, c.want)
 		}
 	}
@@ -326,10 +317,10 @@ func TestTokenFile(t *testing.T) {
 	if err := os.Mkdir(file, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := New(Config{DataDir: dir}, log.logger()); err == nil {
+	if _, err := New(Config{DataDir: dir}, log.Logger()); err == nil {
 		t.Error("a directory: got no error")
 	}
-	if _, err := New(Config{Token: "short"}, log.logger()); err == nil || !strings.Contains(err.Error(), "openssl rand -hex 32") {
+	if _, err := New(Config{Token: "short"}, log.Logger()); err == nil || !strings.Contains(err.Error(), "openssl rand -hex 32") {
 		t.Errorf("configured token too short: got %v", err)
 	}
 }

@@ -3,49 +3,22 @@ package admin
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
-	"net/http"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"spillway/internal/logx/logxtest"
 	"spillway/shedder"
 )
 
 const jsonType = "Content-Type: application/json"
 
-// send is one request with the token, a body and headers.
-func (s *server) send(method, path, body string, headers ...string) (code int, answer string) {
-	s.t.Helper()
-	req, err := http.NewRequest(method, "http://localhost"+path, strings.NewReader(body))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	for _, h := range append([]string{bearer}, headers...) {
-		name, value, _ := strings.Cut(h, ": ")
-		req.Header.Set(name, value)
-		if name == "Host" {
-			req.Host = value
-		}
-	}
-	resp, err := s.client.Do(req)
-	if err != nil {
-		s.t.Fatalf("%s %s: %v", method, path, err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		s.t.Fatalf("%s %s: %v", method, path, err)
-	}
-	return resp.StatusCode, string(b)
-}
-
-func startFlooded(t *testing.T) (*server, *flooded, *logBuffer) {
+func startFlooded(t *testing.T) (*server, *flooded, *logxtest.Buffer) {
 	t.Helper()
-	op, audit := newFlooded(), &logBuffer{}
-	return start(t, Config{Operator: op, History: floodedHour(), Audit: audit.logger()}, "tcp", "127.0.0.1:0"), op, audit
+	op, audit := newFlooded(), &logxtest.Buffer{}
+	return start(t, Config{Operator: op, History: floodedHour(), Audit: audit.Logger()}, "tcp", "127.0.0.1:0"), op, audit
 }
 
 func TestWhatTheAPIShows(t *testing.T) {
@@ -373,7 +346,7 @@ func TestABugInTheOperatorsListenerStopsNothing(t *testing.T) {
 
 func TestChangesComeOneAtATime(t *testing.T) {
 	t.Parallel()
-	audit := &logBuffer{}
+	audit := &logxtest.Buffer{}
 	s := start(t, Config{Operator: newFlooded(), Audit: slog.New(slog.NewTextHandler(audit, nil))}, "tcp", "127.0.0.1:0")
 	var wg sync.WaitGroup
 	for i := range 20 {

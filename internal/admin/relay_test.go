@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"spillway/internal/logx/logxtest"
 	"spillway/relay"
 )
 
@@ -191,7 +192,7 @@ func TestRelaysMessagesNameItsKeys(t *testing.T) {
 	t.Parallel()
 	cfg := Config{Relay: func() relay.Status { return relay.Status{} }}
 	cfg.Token = "short"
-	if _, err := New(cfg, new(logBuffer).logger()); err == nil || !strings.HasPrefix(err.Error(), "relay.admin.token: got 5 characters") {
+	if _, err := New(cfg, new(logxtest.Buffer).Logger()); err == nil || !strings.HasPrefix(err.Error(), "relay.admin.token: got 5 characters") {
 		t.Errorf("a short token: got %v", err)
 	}
 	cfg.Token = ""

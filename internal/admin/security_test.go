@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 	"unicode"
+
+	"spillway/internal/logx/logxtest"
 )
 
 // A page of another origin learns nothing and may do nothing: no answer says that it might read it, and a preflight is refused.
@@ -92,11 +94,11 @@ func TestBodiesAreNotExpanded(t *testing.T) {
 // One change is one line of the audit log, whatever strangers have put into a value that the operator blocks.
 func TestAuditIsALineAChange(t *testing.T) {
 	t.Parallel()
-	for format, handler := range map[string]func(*logBuffer) slog.Handler{
-		"text": func(b *logBuffer) slog.Handler { return slog.NewTextHandler(b, nil) },
-		"json": func(b *logBuffer) slog.Handler { return slog.NewJSONHandler(b, nil) },
+	for format, handler := range map[string]func(*logxtest.Buffer) slog.Handler{
+		"text": func(b *logxtest.Buffer) slog.Handler { return slog.NewTextHandler(b, nil) },
+		"json": func(b *logxtest.Buffer) slog.Handler { return slog.NewJSONHandler(b, nil) },
 	} {
-		audit := &logBuffer{}
+		audit := &logxtest.Buffer{}
 		op := newFlooded()
 		s := start(t, Config{Operator: op, Audit: slog.New(handler(audit))}, "tcp", "127.0.0.1:0")
 		const value = "evil%0A%1B%5B31mlevel%3DINFO%20msg%3Dforged%0D%00%E2%80%AE"
@@ -135,7 +137,7 @@ func TestAuditIsALineAChange(t *testing.T) {
 // Whoever connects and says nothing, or a byte at a time, is cut off; he holds one of 256 places for ten seconds.
 func TestSlowLorisAtTheAdminListener(t *testing.T) {
 	t.Parallel()
-	s, err := New(Config{Token: token, Operator: newFlooded()}, new(logBuffer).logger())
+	s, err := New(Config{Token: token, Operator: newFlooded()}, new(logxtest.Buffer).Logger())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"spillway/internal/logx/logxtest"
 )
 
 func TestTCPNetwork(t *testing.T) {
@@ -44,7 +46,7 @@ func TestBothWildcardsOnOnePort(t *testing.T) {
 		free, _ := open(t, Config{Addrs: []string{"0.0.0.0:0"}})
 		port := free.Addrs()[0].(*net.TCPAddr).Port
 		free.Close()
-		d, err := Open(Config{Addrs: []string{fmt.Sprintf("[::]:%d", port), fmt.Sprintf("0.0.0.0:%d", port)}, MaxConns: 1}, (&logBuffer{}).logger())
+		d, err := Open(Config{Addrs: []string{fmt.Sprintf("[::]:%d", port), fmt.Sprintf("0.0.0.0:%d", port)}, MaxConns: 1}, (&logxtest.Buffer{}).Logger())
 		if err == nil {
 			d.Close()
 			return
@@ -74,7 +76,7 @@ func TestOpenErrorsNameTheKeyAndTheWayOut(t *testing.T) {
 		{"systemd:web", "FileDescriptorName=web"},
 	} {
 		first := filepath.Join(t.TempDir(), "first")
-		_, err := Open(Config{Addrs: []string{"unix:" + first, c.addr}, MaxConns: 1}, (&logBuffer{}).logger())
+		_, err := Open(Config{Addrs: []string{"unix:" + first, c.addr}, MaxConns: 1}, (&logxtest.Buffer{}).Logger())
 		if err == nil || !strings.HasPrefix(err.Error(), "http.listen: ") || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want http.listen: ... %s", c.addr, err, c.want)
 		}
@@ -82,7 +84,7 @@ func TestOpenErrorsNameTheKeyAndTheWayOut(t *testing.T) {
 			t.Errorf("%s: the first socket is left open", c.addr)
 		}
 	}
-	if _, err := Open(Config{Key: "ws"}, (&logBuffer{}).logger()); err == nil || !strings.HasPrefix(err.Error(), "ws.max_conns: got 0") {
+	if _, err := Open(Config{Key: "ws"}, (&logxtest.Buffer{}).Logger()); err == nil || !strings.HasPrefix(err.Error(), "ws.max_conns: got 0") {
 		t.Errorf("max_conns 0: got %v", err)
 	}
 }

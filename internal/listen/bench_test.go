@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"spillway/internal/logx/logxtest"
+
 	"github.com/valyala/fasthttp"
 )
 
@@ -133,7 +135,7 @@ func serveFloor(out io.Writer, variant string) error {
 		if strings.HasPrefix(variant, "sockets=2") {
 			cfg.Sockets = 2
 		}
-		d, err := Open(cfg, (&logBuffer{}).logger())
+		d, err := Open(cfg, (&logxtest.Buffer{}).Logger())
 		if err != nil {
 			return err
 		}

@@ -1,10 +1,8 @@
 package listen
 
 import (
-	"bytes"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -13,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"spillway/internal/logx/logxtest"
 
 	"go.uber.org/goleak"
 )
@@ -44,28 +44,8 @@ func playRole(role string) int {
 	return 0
 }
 
-// logBuffer is a log a test can read.
-type logBuffer struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
-func (b *logBuffer) logger() *slog.Logger { return slog.New(slog.NewTextHandler(b, nil)) }
-
 // open is Open on a free port of 127.0.0.1, if cfg says nothing else, until the test ends.
-func open(t testing.TB, cfg Config) (*Door, *logBuffer) {
+func open(t testing.TB, cfg Config) (*Door, *logxtest.Buffer) {
 	t.Helper()
 	if cfg.Addrs == nil {
 		cfg.Addrs = []string{"127.0.0.1:0"}
@@ -73,8 +53,8 @@ func open(t testing.TB, cfg Config) (*Door, *logBuffer) {
 	if cfg.MaxConns == 0 {
 		cfg.MaxConns = 100
 	}
-	log := &logBuffer{}
-	d, err := Open(cfg, log.logger())
+	log := &logxtest.Buffer{}
+	d, err := Open(cfg, log.Logger())
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}
@@ -219,8 +199,8 @@ func TestAcceptErrorsAreWaitedOut(t *testing.T) {
 		t.Run(errno.Error(), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				log := &logBuffer{}
-				d, err := Open(Config{MaxConns: 1}, log.logger())
+				log := &logxtest.Buffer{}
+				d, err := Open(Config{MaxConns: 1}, log.Logger())
 				if err != nil {
 					t.Fatal(err)
 				}

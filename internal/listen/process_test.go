@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"spillway/internal/logx/logxtest"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -40,8 +42,8 @@ func TestOutOfFilesAcceptGoesOnWhenSomeAreFree(t *testing.T) {
 
 // serveWithFewFiles fills the process' file table with connections, and then closes them.
 func serveWithFewFiles() error {
-	log := &logBuffer{}
-	d, err := Open(Config{Addrs: []string{"127.0.0.1:0"}, MaxConns: 1000}, log.logger())
+	log := &logxtest.Buffer{}
+	d, err := Open(Config{Addrs: []string{"127.0.0.1:0"}, MaxConns: 1000}, log.Logger())
 	if err != nil {
 		return err
 	}
@@ -105,8 +107,8 @@ func TestFitMaxConnsRaisesTheSoftLimit(t *testing.T) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 256, Max: before.Max}); err != nil {
 		t.Fatal(err)
 	}
-	log := &logBuffer{}
-	if got := FitMaxConns(1000, "http.max_conns", log.logger()); got != 1000 {
+	log := &logxtest.Buffer{}
+	if got := FitMaxConns(1000, "http.max_conns", log.Logger()); got != 1000 {
 		t.Errorf("got %d, want 1000", got)
 	}
 	var after unix.Rlimit
@@ -114,7 +116,7 @@ func TestFitMaxConnsRaisesTheSoftLimit(t *testing.T) {
 	if after.Cur != 1000+reservedFiles || log.String() != "" {
 		t.Errorf("soft limit: got %d, want %d; log %q", after.Cur, 1000+reservedFiles, log)
 	}
-	if got := FitMaxConns(1<<40, "http.max_conns", log.logger()); uint64(got) != before.Max-reservedFiles || !strings.Contains(log.String(), "lower http.max_conns") {
+	if got := FitMaxConns(1<<40, "http.max_conns", log.Logger()); uint64(got) != before.Max-reservedFiles || !strings.Contains(log.String(), "lower http.max_conns") {
 		t.Errorf("beyond the hard limit %d: got %d; log %q", before.Max, got, log)
 	}
 }
@@ -185,7 +187,7 @@ func serveActivated(out io.Writer) error {
 	var wg sync.WaitGroup
 	var doors []*Door
 	open := func(name string, addrs ...string) error {
-		d, err := Open(Config{Addrs: addrs, MaxConns: 10, Inherited: in}, (&logBuffer{}).logger())
+		d, err := Open(Config{Addrs: addrs, MaxConns: 10, Inherited: in}, (&logxtest.Buffer{}).Logger())
 		if err != nil {
 			return err
 		}

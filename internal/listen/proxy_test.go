@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"spillway/internal/logx/logxtest"
 )
 
 func trustAll(netip.Addr) bool { return true }
@@ -162,7 +164,7 @@ func TestUnixPeersAreTrustedProxies(t *testing.T) {
 func TestSlowProxyHeaderEndsAfterFiveSeconds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		d, err := Open(Config{MaxConns: 1, ProxyProtocol: true}, (&logBuffer{}).logger())
+		d, err := Open(Config{MaxConns: 1, ProxyProtocol: true}, (&logxtest.Buffer{}).Logger())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -222,7 +224,7 @@ func FuzzProxyHeader(f *testing.F) {
 	f.Add([]byte(v2(0x21, 0x11, 192, 0, 2, 1, 192, 0, 2, 2, 0x03, 0xe8, 0, 80)+request), true)
 	f.Add([]byte(v2(0x20, 0)+request), true)
 	f.Add([]byte(request), false)
-	d, err := Open(Config{MaxConns: 1, ProxyProtocol: true}, (&logBuffer{}).logger())
+	d, err := Open(Config{MaxConns: 1, ProxyProtocol: true}, (&logxtest.Buffer{}).Logger())
 	if err != nil {
 		f.Fatal(err)
 	}

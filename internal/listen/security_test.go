@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"spillway/internal/logx/logxtest"
 )
 
 // drip writes a byte every 20 ms, from the first of raw to its last again and again, until the server closes, and tells whether it did.
@@ -129,7 +131,7 @@ func TestUnixSocketAtALink(t *testing.T) {
 		if err := os.Symlink(target, path); err != nil {
 			t.Fatal(err)
 		}
-		d, err := Open(Config{Addrs: []string{"unix:" + path}, MaxConns: 1}, (&logBuffer{}).logger())
+		d, err := Open(Config{Addrs: []string{"unix:" + path}, MaxConns: 1}, (&logxtest.Buffer{}).Logger())
 		if err == nil {
 			d.Close()
 		}

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"spillway/internal/logx/logxtest"
 )
 
 // pair makes a certificate for name and its key, in PEM.
@@ -51,15 +53,15 @@ func write(t testing.TB, file string, content []byte) {
 }
 
 // certFiles is Certs of a new pair for name, with its two files.
-func certFiles(t testing.TB, name string) (c *Certs, certFile, keyFile string, log *logBuffer) {
+func certFiles(t testing.TB, name string) (c *Certs, certFile, keyFile string, log *logxtest.Buffer) {
 	t.Helper()
 	dir := t.TempDir()
 	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	cert, key := pair(t, name)
 	write(t, certFile, cert)
 	write(t, keyFile, key)
-	log = &logBuffer{}
-	c, err := NewCerts(certFile, keyFile, log.logger())
+	log = &logxtest.Buffer{}
+	c, err := NewCerts(certFile, keyFile, log.Logger())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +149,7 @@ func TestBadCertificateAtStartIsAnError(t *testing.T) {
 	write(t, filepath.Join(dir, "x"), []byte("x"))
 	for _, f := range []string{"x", "missing"} {
 		f = filepath.Join(dir, f)
-		if _, err := NewCerts(f, f, (&logBuffer{}).logger()); err == nil || !strings.Contains(err.Error(), f) {
+		if _, err := NewCerts(f, f, (&logxtest.Buffer{}).Logger()); err == nil || !strings.Contains(err.Error(), f) {
 			t.Errorf("%s: got %v, want an error that names the file", f, err)
 		}
 	}

@@ -223,7 +223,7 @@ func (l *lab) serve(t testing.TB, i int) (stop func()) {
 }
 
 // patience is for what should come at once; the machine may be busy.
-const patience = 5 * time.Second
+const patience = 20 * time.Second
 
 // dial connects from the client's namespace, from any of its addresses if from is empty.
 func (l *lab) dial(t testing.TB, from, to string, wait time.Duration) (c net.Conn, err error) {
@@ -307,8 +307,8 @@ func (l *lab) refused(t testing.TB, from, to string) {
 		}
 		best = min(best, took)
 	}
-	if best > 5*time.Millisecond {
-		t.Errorf("%s: refused after %v at best; want 5ms at most", to, best)
+	if best > 200*time.Millisecond { // a SYN that is dropped comes again after a second
+		t.Errorf("%s: refused after %v at best; want at once", to, best)
 	}
 }
 

@@ -4,9 +4,12 @@ package bench
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"spillway/internal/sys"
 )
@@ -103,22 +106,22 @@ func (l udpLoad) drive(d time.Duration, once bool) (n Count, err error) {
 	return n, nil
 }
 
-// connect asks for a connection id, which is good for more than a turn.
+// connect asks for a connection id, which is good for more than a turn. A server may begin to listen meanwhile.
 func (c *udpClient) connect() (id uint64, err error) {
 	const transaction = 77
 	for deadline := time.Now().Add(stallAfter); time.Now().Before(deadline); {
 		c.connectPacket(0, transaction)
-		if err := c.udpBatch.send(1); err != nil {
-			return 0, err
+		err := c.udpBatch.send(1)
+		for wait := time.Now().Add(udpLost); err == nil && time.Now().Before(wait); {
+			var n int
+			if n, err = c.udpBatch.receive(); n > 0 {
+				if r := c.reply(0); len(r) == 16 && binary.BigEndian.Uint64(r) == transaction {
+					return binary.BigEndian.Uint64(r[8:]), nil
+				}
+			}
 		}
-		for wait := time.Now().Add(udpLost); time.Now().Before(wait); {
-			n, err := c.udpBatch.receive()
-			if err != nil {
-				return 0, err
-			}
-			if r := c.reply(0); n > 0 && len(r) == 16 && binary.BigEndian.Uint64(r) == transaction {
-				return binary.BigEndian.Uint64(r[8:]), nil
-			}
+		if err != nil && !errors.Is(err, unix.ECONNREFUSED) {
+			return 0, err
 		}
 	}
 	return 0, errStalled

@@ -70,9 +70,9 @@ func TestMasterIsKilled(t *testing.T) {
 	eventually(t, 20*time.Second, "load", func() bool { return c.n.Load() > 3000 })
 	masters[1].kill()
 	part := func() float64 { d, _ := a.Degraded(); return d.Part }
-	eventually(t, 10*time.Second, "degraded in part", func() bool { p := part(); return p > 0.2 && p < 0.6 })
+	eventually(t, 30*time.Second, "degraded in part", func() bool { p := part(); return p > 0.2 && p < 0.6 })
 	before, sent := c.n.Load(), a.metrics.sent.Load()
-	eventually(t, 10*time.Second, "served meanwhile", func() bool { return c.n.Load() > before+2000 && a.metrics.sent.Load() > sent+200 })
+	eventually(t, 30*time.Second, "served meanwhile", func() bool { return c.n.Load() > before+2000 && a.metrics.sent.Load() > sent+200 })
 	if p := part(); p > 0.6 {
 		t.Errorf("degraded: got %.2f of the swarms, want a third or so", p)
 	}
@@ -81,9 +81,7 @@ func TestMasterIsKilled(t *testing.T) {
 	c.stop()
 	c.wantAll(t, 20*time.Second, cfg)
 	t.Logf("%d announces, slowest %v, %d over the wait", c.n.Load(), time.Duration(c.slowest.Load()), c.over.Load())
-	if slowest := time.Duration(c.slowest.Load()); slowest > 100*time.Millisecond+slack {
-		t.Errorf("slowest announce: got %v, want 100 ms at most, and what the machine adds", slowest)
-	}
+	c.wantSoon(t)
 }
 
 // TestReplicaTakesOver: a master is killed for good, and its replica has its slots a moment later.
@@ -102,14 +100,12 @@ func TestReplicaTakesOver(t *testing.T) {
 	c := startCrowd(t, 100*time.Millisecond, a, b)
 	eventually(t, 20*time.Second, "load", func() bool { return c.n.Load() > 3000 })
 	masters[2].kill()
-	eventually(t, 10*time.Second, "degraded", a.breakersOpen)
+	eventually(t, 30*time.Second, "degraded", a.breakersOpen)
 	eventually(t, 30*time.Second, "healed", func() bool { return !a.breakersOpen() && !b.breakersOpen() })
 	c.stop()
 	c.wantAll(t, 20*time.Second, cfg)
 	t.Logf("%d announces, slowest %v", c.n.Load(), time.Duration(c.slowest.Load()))
-	if slowest := time.Duration(c.slowest.Load()); slowest > 100*time.Millisecond+slack {
-		t.Errorf("slowest announce: got %v, want 100 ms at most, and what the machine adds", slowest)
-	}
+	c.wantSoon(t)
 }
 
 // TestReshard moves slots to another master while peers announce in them.
@@ -128,7 +124,7 @@ func TestReshard(t *testing.T) {
 		t.Fatalf("reshard: %v: %s", err, out[max(0, len(out)-1000):])
 	}
 	before := c.n.Load()
-	eventually(t, 10*time.Second, "load", func() bool { return c.n.Load() > before+2000 })
+	eventually(t, 30*time.Second, "load", func() bool { return c.n.Load() > before+2000 })
 	c.stop()
 	settle(t, a)
 	settle(t, b)

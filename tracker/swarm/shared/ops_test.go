@@ -251,7 +251,7 @@ func TestWithoutRedis(t *testing.T) {
 	if took := time.Since(began); took > 500*time.Millisecond {
 		t.Errorf("a hundred announces took %v: they wait for nobody", took)
 	}
-	eventually(t, 5*time.Second, "degraded, and why", func() bool {
+	eventually(t, 30*time.Second, "degraded, and why", func() bool {
 		d, ok := n.Degraded()
 		return ok && d.Part == 1 && d.Why != "" && d.Why != link.ErrConnecting.Error()
 	})

@@ -72,7 +72,7 @@ func (r *redisServer) start() {
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
-	eventually(r.t, 10*time.Second, "redis answers", func() bool {
+	eventually(r.t, 30*time.Second, "redis answers", func() bool {
 		c, err := net.Dial("tcp", r.addr)
 		if err == nil {
 			_ = c.Close()
@@ -136,6 +136,6 @@ func bindable(port int) bool {
 func connected(t testing.TB, nodes ...node) {
 	t.Helper()
 	for _, n := range nodes {
-		eventually(t, 10*time.Second, "connected", func() bool { return !n.breakersOpen() })
+		eventually(t, 30*time.Second, "connected", func() bool { return !n.breakersOpen() })
 	}
 }

@@ -131,11 +131,7 @@ func (c *benchFloodCmd) write(r *flood.Result) error {
 	if c.Name != "" {
 		title = c.Name
 	}
-	var err error
-	if c.JSON != "" {
-		b, jsonErr := json.MarshalIndent(r, "", "\t")
-		err = errors.Join(err, jsonErr, os.WriteFile(c.JSON, append(b, '\n'), 0o644))
-	}
+	err := writeReport(c.JSON, r)
 	if c.HTML != "" {
 		err = errors.Join(err, os.WriteFile(c.HTML, flood.Page(title, r), 0o644))
 	}
@@ -143,6 +139,18 @@ func (c *benchFloodCmd) write(r *flood.Result) error {
 		err = errors.Join(err, os.WriteFile(c.SVG, flood.SVG(r), 0o644))
 	}
 	return err
+}
+
+// writeReport makes a report's file, if there is to be one.
+func writeReport(path string, report any) error {
+	if path == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(report, "", "\t")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(b, '\n'), 0o644)
 }
 
 type benchPlotCmd struct {

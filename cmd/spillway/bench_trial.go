@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -90,11 +89,7 @@ func subjectOf(url string, schemes []string) (flood.Subject, error) {
 }
 
 func (c *benchTrial) write(t *flood.Trial) error {
-	var err error
-	if c.JSON != "" {
-		b, jsonErr := json.MarshalIndent(t, "", "\t")
-		err = errors.Join(err, jsonErr, os.WriteFile(c.JSON, append(b, '\n'), 0o644))
-	}
+	err := writeReport(c.JSON, t)
 	if c.HTML != "" {
 		err = errors.Join(err, os.WriteFile(c.HTML, flood.TrialPage(t), 0o644))
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"spillway/internal/console"
 	"spillway/internal/drill"
 	"spillway/internal/lab"
 )
@@ -99,13 +100,7 @@ func (c *drillCmd) write(p *program, r *drill.Report) error {
 			fmt.Fprintf(p.stdout, "page: %s\n", c.HTML)
 		}
 	}
-	if c.JSON != "" {
-		b, jsonErr := r.JSON()
-		if jsonErr == nil {
-			jsonErr = os.WriteFile(c.JSON, b, 0o644)
-		}
-		err = errors.Join(err, jsonErr)
-	}
+	err = errors.Join(err, writeReport(c.JSON, r))
 	if r.Kept != "" {
 		fmt.Fprintf(p.stdout, "kept: %s\n", r.Kept)
 	}
@@ -162,10 +157,8 @@ type drillTeller struct {
 
 func newDrillTeller(p *program) *drillTeller {
 	t := &drillTeller{p: p}
-	if f, ok := p.stderr.(*os.File); ok {
-		info, err := f.Stat()
-		t.terminal = err == nil && info.Mode()&os.ModeCharDevice != 0
-	}
+	f, ok := p.stderr.(*os.File)
+	t.terminal = ok && console.IsTerminal(f)
 	return t
 }
 

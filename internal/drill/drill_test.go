@@ -208,7 +208,7 @@ func TestTheTableIsPrinted(t *testing.T) {
 	if err := r.Print(brokenWriter{}); !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("a broken pipe: got %v", err)
 	}
-	j, err := r.JSON()
+	j, err := json.Marshal(r)
 	if err != nil {
 		t.Fatal(err)
 	}

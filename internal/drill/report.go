@@ -1,7 +1,6 @@
 package drill
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -32,12 +31,6 @@ type Report struct {
 	Warnings []string `json:"warnings,omitempty"`
 	Runs     []*Run   `json:"runs"`
 	Kept     string   `json:"kept,omitempty"` // directory of what the programs wrote
-}
-
-// JSON is the report for programs.
-func (r *Report) JSON() ([]byte, error) {
-	b, err := json.MarshalIndent(r, "", "\t")
-	return append(b, '\n'), err
 }
 
 // find is a run, nil if there was none.

@@ -36,7 +36,7 @@ func (s *server) newCluster() error {
 		return err
 	}
 	var problem error
-	s.nodeURL = sync.OnceValue(func() string { return announceURL(s.door.Addrs(), s.certs != nil) })
+	s.nodeURL = sync.OnceValue(func() string { return httpURL(s.door.Addrs(), s.certs != nil) })
 	s.cluster, problem = cluster.New(cluster.Config{
 		Redis:      redis,
 		MaxMessage: int(s.cfg.WS.MaxMessage) + 1<<10,

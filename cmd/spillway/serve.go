@@ -291,7 +291,7 @@ func (s *server) announceStart() {
 	if url := s.udpURL(); url != "" {
 		attrs = append([]any{"udp", url}, attrs...)
 	}
-	if url := announceURL(s.door.Addrs(), s.certs != nil); url != "" {
+	if url := httpURL(s.door.Addrs(), s.certs != nil); url != "" {
 		attrs = append([]any{"announce", url}, attrs...)
 	}
 	s.log.Info("serving", attrs...)
@@ -356,6 +356,21 @@ func addrTexts(d *listen.Door) []string {
 		texts = append(texts, a.String())
 	}
 	return texts
+}
+
+// httpURL is what to paste into a torrent: the first TCP address. "" when there are only unix sockets, for then a proxy has the name
+// clients use.
+func httpURL(addrs []net.Addr, tls bool) string {
+	for _, a := range addrs {
+		if tcp, ok := a.(*net.TCPAddr); ok {
+			scheme := "http"
+			if tls {
+				scheme = "https"
+			}
+			return listen.AnnounceURL(scheme, tcp.AddrPort())
+		}
+	}
+	return ""
 }
 
 // since is rounded for the log.

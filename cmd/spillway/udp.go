@@ -7,12 +7,12 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
 
 	"spillway/internal/datadir"
+	"spillway/internal/listen"
 	"spillway/tracker"
 )
 
@@ -106,10 +106,5 @@ func (s *server) udpURL() string {
 	if s.udp == nil {
 		return ""
 	}
-	at := s.udp.Addrs()[0]
-	addr := at.Addr().Unmap().WithZone("")
-	if addr.IsUnspecified() {
-		addr = ownAddr()
-	}
-	return "udp://" + netip.AddrPortFrom(addr, at.Port()).String() + "/announce"
+	return listen.AnnounceURL("udp", s.udp.Addrs()[0])
 }

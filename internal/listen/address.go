@@ -166,3 +166,40 @@ func control(c syscall.RawConn, f func(fd int) error) error {
 	}
 	return err
 }
+
+// AnnounceURL is what to paste into a torrent for a tracker that listens at at, with a real address of this machine where that is all
+// of them.
+func AnnounceURL(scheme string, at netip.AddrPort) string {
+	addr := at.Addr().Unmap().WithZone("") // no URL of a torrent has a zone
+	if addr.IsUnspecified() {
+		addr = ownAddr()
+	}
+	return scheme + "://" + netip.AddrPortFrom(addr, at.Port()).String() + "/announce"
+}
+
+// ownAddr is the address others in the network know this machine by, as far
+// as it can tell: behind a NAT it cannot. Loopback if it has no other.
+func ownAddr() netip.Addr {
+	// Connecting a UDP socket sends nothing, but the kernel picks the source
+	// address its default route has. The other end is for documentation, RFC 5737.
+	if c, err := net.Dial("udp4", "192.0.2.1:9"); err == nil {
+		defer c.Close()
+		return c.LocalAddr().(*net.UDPAddr).AddrPort().Addr()
+	}
+	best := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return best
+	}
+	for _, a := range addrs {
+		prefix, err := netip.ParsePrefix(a.String())
+		if err != nil || !prefix.Addr().IsGlobalUnicast() {
+			continue
+		}
+		if prefix.Addr().Is4() {
+			return prefix.Addr()
+		}
+		best = prefix.Addr()
+	}
+	return best
+}

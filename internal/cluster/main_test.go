@@ -9,6 +9,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// patience is for what comes soon on a machine that is not busy.
+const patience = 30 * time.Second
+
 // eventually polls until f is content.
 func eventually(t testing.TB, within time.Duration, what string, f func() bool) {
 	t.Helper()

@@ -123,6 +123,11 @@ func (im *Imported) drop(l imported, format string, args ...any) {
 	im.note(NoteDropped, l, format, args...)
 }
 
+// drops is for keys whose value does not matter.
+func (im *Imported) drops(text string) func(imported) {
+	return func(l imported) { im.note(NoteDropped, l, "%s", text) }
+}
+
 func (im *Imported) look(l imported, format string, args ...any) {
 	im.note(NoteLook, l, format, args...)
 }

@@ -7,6 +7,15 @@ import (
 	"time"
 )
 
+// What is said of keys that have no counterpart.
+const (
+	chihayaLifetime = "a silent peer is forgotten after twice the interval it was told, whatever the load has made of that (tracker.peer_ttl: 0s)"
+	noRedisTimeout  = "an announce waits for Redis store.redis.wait at most, 100ms, and is answered without it then"
+	noTiming        = "always timed: spillway_announce_seconds"
+	noScrapeLimit   = "74 torrents a scrape, as many as a packet of UDP holds"
+	noConnectionKey = "the key is made at the first start, and kept in data_dir/udp.key; an id is good for two to four minutes"
+)
+
 // chihaya reads chihaya.yaml (github.com/chihaya/chihaya, dist/example_config.yaml). Keys of storage are known by the name of the
 // storage, options of a hook by the name of the hook.
 func (im *Imported) chihaya(text []byte) error {
@@ -17,54 +26,48 @@ func (im *Imported) chihaya(text []byte) error {
 	is := byKey(leaves)
 	plain, hooks := cutHooks(leaves)
 	im.each(plain, importTable{
-		"chihaya.announce_interval": im.chihayaInterval,
-		"chihaya.min_announce_interval": func(l imported) {
-			im.drop(l, "min interval equals the interval: some clients wait for the one, some for the other (docs/protocol.md)")
-		},
-		"chihaya.metrics_addr": im.metricsMoved,
+		"chihaya.announce_interval":     im.chihayaInterval,
+		"chihaya.min_announce_interval": im.drops("min interval equals the interval: some clients wait for the one, some for the other (docs/protocol.md)"),
+		"chihaya.metrics_addr":          im.metricsMoved,
 
-		"chihaya.http.addr":          func(l imported) { im.chihayaListen("http.listen", l) },
-		"chihaya.http.https_addr":    func(l imported) { im.chihayaHTTPS(l, is["chihaya.http.addr"].text) },
-		"chihaya.http.tls_cert_path": func(l imported) { im.chihayaTLS("http.tls.cert", l, is) },
-		"chihaya.http.tls_key_path":  func(l imported) { im.chihayaTLS("http.tls.key", l, is) },
-		"chihaya.http.read_timeout": func(l imported) {
-			im.drop(l, "http.idle_timeout (20s) is the time a whole request has")
-		},
-		"chihaya.http.write_timeout":         func(l imported) { im.drop(l, "http.idle_timeout (20s) is the time a reply has to be taken, too") },
+		"chihaya.http.addr":                  func(l imported) { im.chihayaListen("http.listen", l) },
+		"chihaya.http.https_addr":            func(l imported) { im.chihayaHTTPS(l, is["chihaya.http.addr"].text) },
+		"chihaya.http.tls_cert_path":         func(l imported) { im.chihayaTLS("http.tls.cert", l, is) },
+		"chihaya.http.tls_key_path":          func(l imported) { im.chihayaTLS("http.tls.key", l, is) },
+		"chihaya.http.read_timeout":          im.drops("http.idle_timeout (20s) is the time a whole request has"),
+		"chihaya.http.write_timeout":         im.drops("http.idle_timeout (20s) is the time a reply has to be taken, too"),
 		"chihaya.http.enable_keepalive":      im.chihayaKeepalive,
 		"chihaya.http.idle_timeout":          func(l imported) { im.chihayaIdle(l, is["chihaya.http.enable_keepalive"]) },
-		"chihaya.http.enable_request_timing": im.noTiming,
+		"chihaya.http.enable_request_timing": im.drops(noTiming),
 		"chihaya.http.announce_routes":       im.chihayaRoute,
 		"chihaya.http.scrape_routes":         im.chihayaRoute,
-		"chihaya.http.allow_ip_spoofing":     im.chihayaSpoofing,
+		"chihaya.http.allow_ip_spoofing":     im.spoofing,
 		"chihaya.http.real_ip_header":        im.chihayaRealIP,
 		"chihaya.http.max_numwant":           im.chihayaNumWant,
 		"chihaya.http.default_numwant":       im.chihayaNumWant,
-		"chihaya.http.max_scrape_infohashes": im.noScrapeLimit,
+		"chihaya.http.max_scrape_infohashes": im.drops(noScrapeLimit),
 
 		"chihaya.udp.addr":                  func(l imported) { im.chihayaListen("udp.listen", l) },
-		"chihaya.udp.max_clock_skew":        im.noConnectionKey,
-		"chihaya.udp.private_key":           im.noConnectionKey,
-		"chihaya.udp.enable_request_timing": im.noTiming,
-		"chihaya.udp.allow_ip_spoofing":     im.chihayaSpoofing,
+		"chihaya.udp.max_clock_skew":        im.drops(noConnectionKey),
+		"chihaya.udp.private_key":           im.drops(noConnectionKey),
+		"chihaya.udp.enable_request_timing": im.drops(noTiming),
+		"chihaya.udp.allow_ip_spoofing":     im.spoofing,
 		"chihaya.udp.max_numwant":           func(l imported) { im.chihayaUDPNumWant(l, is) },
 		"chihaya.udp.default_numwant":       func(l imported) { im.chihayaUDPNumWant(l, is) },
-		"chihaya.udp.max_scrape_infohashes": im.noScrapeLimit,
+		"chihaya.udp.max_scrape_infohashes": im.drops(noScrapeLimit),
 
-		"chihaya.storage.name": im.chihayaStorage,
-		"chihaya.storage.config.gc_interval": func(l imported) {
-			im.drop(l, "peers are forgotten all the time, a few swarms a second, not in one sweep")
-		},
-		"chihaya.storage.config.peer_lifetime":                 im.chihayaLifetime,
-		"chihaya.storage.config.shard_count":                   im.noShards,
-		"chihaya.storage.config.prometheus_reporting_interval": func(l imported) { im.drop(l, "/metrics is counted when it is asked for") },
+		"chihaya.storage.name":                                 im.chihayaStorage,
+		"chihaya.storage.config.gc_interval":                   im.drops("peers are forgotten all the time, a few swarms a second, not in one sweep"),
+		"chihaya.storage.config.peer_lifetime":                 im.drops(chihayaLifetime),
+		"chihaya.storage.config.shard_count":                   im.drops(noShards),
+		"chihaya.storage.config.prometheus_reporting_interval": im.drops("/metrics is counted when it is asked for"),
 		"chihaya.storage.config.redis_broker":                  func(l imported) { im.chihayaBroker(l, is["chihaya.storage.name"].text) },
-		"chihaya.storage.config.redis_read_timeout":            im.noRedisTimeout,
-		"chihaya.storage.config.redis_write_timeout":           im.noRedisTimeout,
-		"chihaya.storage.config.redis_connect_timeout":         im.noRedisTimeout,
+		"chihaya.storage.config.redis_read_timeout":            im.drops(noRedisTimeout),
+		"chihaya.storage.config.redis_write_timeout":           im.drops(noRedisTimeout),
+		"chihaya.storage.config.redis_connect_timeout":         im.drops(noRedisTimeout),
 
-		"chihaya.prehooks":  func(l imported) { im.drop(l, "nothing is said") },
-		"chihaya.posthooks": func(l imported) { im.drop(l, "nothing is said") },
+		"chihaya.prehooks":  im.drops("nothing is said"),
+		"chihaya.posthooks": im.drops("nothing is said"),
 	})
 	for _, hook := range hooks {
 		im.chihayaHook(hook)
@@ -250,7 +253,7 @@ func isParameter(segment string) bool {
 	return len(segment) > 1 && (segment[0] == ':' || segment[0] == '*')
 }
 
-func (im *Imported) chihayaSpoofing(l imported) {
+func (im *Imported) spoofing(l imported) {
 	if im.flag(l) {
 		im.look(l, "not taken over: with it anybody can send a swarm's clients to anybody. The address of the connection counts; "+
 			"tracker.ip_param: private lets clients at private addresses name theirs")
@@ -307,10 +310,6 @@ func (im *Imported) chihayaStorage(l imported) {
 	}
 }
 
-func (im *Imported) chihayaLifetime(l imported) {
-	im.drop(l, "a silent peer is forgotten after twice the interval it was told, whatever the load has made of that (tracker.peer_ttl: 0s)")
-}
-
 func (im *Imported) chihayaBroker(l imported, storage string) {
 	if storage != "redis" {
 		im.drop(l, "storage.name is not redis")
@@ -333,22 +332,6 @@ func (im *Imported) chihayaBroker(l imported, storage string) {
 		im.set("store.redis.db", db, l)
 	}
 	im.look(l, "chihaya's swarms in it are not read. Give Spillway a Redis or a database (store.redis.db) of its own, with maxmemory-policy noeviction (docs/redis.md), and keep this file from others' eyes if there is a password in it")
-}
-
-func (im *Imported) noRedisTimeout(l imported) {
-	im.drop(l, "an announce waits for Redis store.redis.wait at most, 100ms, and is answered without it then")
-}
-
-func (im *Imported) noTiming(l imported) {
-	im.drop(l, "always timed: spillway_announce_seconds")
-}
-
-func (im *Imported) noScrapeLimit(l imported) {
-	im.drop(l, "74 torrents a scrape, as many as a packet of UDP holds")
-}
-
-func (im *Imported) noConnectionKey(l imported) {
-	im.drop(l, "the key is made at the first start, and kept in data_dir/udp.key; an id is good for two to four minutes")
 }
 
 func (im *Imported) chihayaList(mode string, l imported) {

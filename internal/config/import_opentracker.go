@@ -7,6 +7,11 @@ import (
 	"strings"
 )
 
+// What is said of keys that have no counterpart.
+const (
+	opentrackerFifo = "write the list anew (to a file beside it, then mv): tracker.access.file is read again when it changes"
+)
+
 // opentracker reads opentracker.conf: one key and value a line (erdgeist's opentracker, opentracker.conf.sample).
 func (im *Imported) opentracker(text []byte) error {
 	leaves, err := importLines(text, im.File)
@@ -22,27 +27,19 @@ func (im *Imported) opentracker(text []byte) error {
 			im.opentrackerListen("http.listen", l)
 			im.opentrackerListen("udp.listen", l)
 		},
-		"listen.tcp":         func(l imported) { im.opentrackerListen("http.listen", l) },
-		"listen.udp":         func(l imported) { im.opentrackerListen("udp.listen", l) },
-		"listen.udp.workers": func(l imported) { im.drop(l, "there is a socket and a loop for each core") },
-		"access.whitelist":   func(l imported) { im.opentrackerList("allow", l, is["tracker.rootdir"].text) },
-		"access.blacklist":   func(l imported) { im.opentrackerList("deny", l, is["tracker.rootdir"].text) },
-		"access.fifo_add":    im.opentrackerFifo,
-		"access.fifo_delete": im.opentrackerFifo,
-		"access.stats": func(l imported) {
-			im.drop(l, "/stats and /stats.json are public and tell nothing of anybody; the rest is on admin.listen, behind a token")
-		},
-		"access.stats_path": func(l imported) {
-			im.drop(l, "/stats has no other name, and need not hide: it tells nothing of anybody")
-		},
-		"access.proxy": im.opentrackerProxy,
-		"tracker.rootdir": func(l imported) {
-			im.drop(l, "there is no chroot; the systemd unit sees to that (deploy/systemd/spillway.service). Paths of lists were taken as below it")
-		},
-		"tracker.user": func(l imported) {
-			im.drop(l, "it changes no user; the systemd unit gives it one of its own (DynamicUser=)")
-		},
-		"tracker.redirect_url":       func(l imported) { im.drop(l, "/ shows the announce URLs") },
+		"listen.tcp":                 func(l imported) { im.opentrackerListen("http.listen", l) },
+		"listen.udp":                 func(l imported) { im.opentrackerListen("udp.listen", l) },
+		"listen.udp.workers":         im.drops("there is a socket and a loop for each core"),
+		"access.whitelist":           func(l imported) { im.opentrackerList("allow", l, is["tracker.rootdir"].text) },
+		"access.blacklist":           func(l imported) { im.opentrackerList("deny", l, is["tracker.rootdir"].text) },
+		"access.fifo_add":            im.drops(opentrackerFifo),
+		"access.fifo_delete":         im.drops(opentrackerFifo),
+		"access.stats":               im.drops("/stats and /stats.json are public and tell nothing of anybody; the rest is on admin.listen, behind a token"),
+		"access.stats_path":          im.drops("/stats has no other name, and need not hide: it tells nothing of anybody"),
+		"access.proxy":               im.opentrackerProxy,
+		"tracker.rootdir":            im.drops("there is no chroot; the systemd unit sees to that (deploy/systemd/spillway.service). Paths of lists were taken as below it"),
+		"tracker.user":               im.drops("it changes no user; the systemd unit gives it one of its own (DynamicUser=)"),
+		"tracker.redirect_url":       im.drops("/ shows the announce URLs"),
 		"livesync.cluster.listen":    syncs,
 		"livesync.cluster.node_ip":   syncs,
 		"batchsync.cluster.admin_ip": syncs,
@@ -87,10 +84,6 @@ func (im *Imported) opentrackerList(mode string, l imported, root string) {
 		return
 	}
 	im.list(mode, ImportList{Key: l.key, Line: l.line, Path: path}, l)
-}
-
-func (im *Imported) opentrackerFifo(l imported) {
-	im.drop(l, "write the list anew (to a file beside it, then mv): tracker.access.file is read again when it changes")
 }
 
 func (im *Imported) opentrackerProxy(l imported) {

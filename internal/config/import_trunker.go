@@ -5,6 +5,15 @@ import (
 	"time"
 )
 
+// What is said of keys that have no counterpart.
+const (
+	trunkerRPC = "nodes share swarms through Redis here, not by calling one another: docs/redis.md"
+	noShards   = "there are 64 shards, enough for any number of cores in use"
+	noEvents   = "no event is produced for each announce; /metrics and /stats.json count them"
+	noCache    = "no cache is needed. To share swarms among nodes there is store.redis, with a Redis of its own"
+	noDatabase = "there is no SQL; swarms live in memory"
+)
+
 // trunker reads Trunker's conf/prod.yaml or the JSON of $TRUNKER_CONFIG (github.com/PBH-BTN/trunker). Its keys moved in 2025:
 // what was tracker.maxPeersPerTorrent is tracker.memory.maxPeersPerTorrent now, and both are known here.
 func (im *Imported) trunker(text []byte) error {
@@ -14,32 +23,21 @@ func (im *Imported) trunker(text []byte) error {
 	}
 	is := byKey(leaves)
 	im.each(leaves, importTable{
-		"tracker.hostPorts": func(l imported) { im.trunkerListen(l, is["tracker.useUnixSocket"]) },
-		"tracker.useUnixSocket": func(l imported) {
-			im.drop(l, "http.listen says it: unix:/path")
-		},
-		"tracker.ttl": im.trunkerTTL,
-		"tracker.intervalTask": func(l imported) {
-			im.drop(l, "peers are forgotten all the time, a few swarms a second, not in one sweep")
-		},
-		"tracker.mode":  im.trunkerMode,
-		"tracker.useDB": im.trunkerUseDB,
-		"tracker.useAnnounceIP": func(l imported) {
-			if im.flag(l) {
-				im.look(l, "not taken over: with it anybody can send a swarm's clients to anybody. The address of the connection counts; "+
-					"tracker.ip_param: private lets clients at private addresses name theirs")
-			} else {
-				im.set("tracker.ip_param", "ignore", l)
-			}
-		},
+		"tracker.hostPorts":                 func(l imported) { im.trunkerListen(l, is["tracker.useUnixSocket"]) },
+		"tracker.useUnixSocket":             im.drops("http.listen says it: unix:/path"),
+		"tracker.ttl":                       im.trunkerTTL,
+		"tracker.intervalTask":              im.drops("peers are forgotten all the time, a few swarms a second, not in one sweep"),
+		"tracker.mode":                      im.trunkerMode,
+		"tracker.useDB":                     im.trunkerUseDB,
+		"tracker.useAnnounceIP":             im.spoofing,
 		"tracker.enablePersist":             im.trunkerPersist,
 		"tracker.memory.enablePersist":      im.trunkerPersist,
 		"tracker.memory.persistFile":        im.trunkerPersistFile,
 		"tracker.maxPeersPerTorrent":        im.trunkerMaxPeers,
 		"tracker.memory.maxPeersPerTorrent": im.trunkerMaxPeers,
-		"tracker.shard":                     im.noShards,
-		"tracker.memory.shard":              im.noShards,
-		"tracker.wsServer.shard":            im.noShards,
+		"tracker.shard":                     im.drops(noShards),
+		"tracker.memory.shard":              im.drops(noShards),
+		"tracker.wsServer.shard":            im.drops(noShards),
 		"tracker.memory.enableWS":           im.trunkerWS,
 		"tracker.wsServer.enable":           im.trunkerWS,
 		"tracker.udpServer.enable":          func(l imported) { im.trunkerUDP(l, is["tracker.udpServer.hostPorts"]) },
@@ -52,31 +50,31 @@ func (im *Imported) trunker(text []byte) error {
 		},
 		"tracker.enableMetrics":       im.openMetrics,
 		"tracker.metricsHostPorts":    im.metricsMoved,
-		"tracker.debugPort":           func(l imported) { im.drop(l, "profiles are at /debug/pprof of admin.listen, behind the token") },
-		"tracker.trackerId":           func(l imported) { im.drop(l, "replies carry no tracker id: no client needs it") },
-		"tracker.rpc.enableServer":    im.trunkerRPC,
-		"tracker.rpc.hostPorts":       im.trunkerRPC,
-		"tracker.rpc.remoteServer":    im.trunkerRPC,
+		"tracker.debugPort":           im.drops("profiles are at /debug/pprof of admin.listen, behind the token"),
+		"tracker.trackerId":           im.drops("replies carry no tracker id: no client needs it"),
+		"tracker.rpc.enableServer":    im.drops(trunkerRPC),
+		"tracker.rpc.hostPorts":       im.drops(trunkerRPC),
+		"tracker.rpc.remoteServer":    im.drops(trunkerRPC),
 		"tracker.xdp.enable":          im.trunkerXDP,
 		"tracker.xdp.interface":       im.trunkerXDP,
-		"tracker.enableEventProducer": im.noEvents,
-		"rocketmq.topic":              im.noEvents,
-		"rocketmq.endpoint":           im.noEvents,
-		"cache.enable":                im.noCache,
-		"cache.network":               im.noCache,
-		"cache.addr":                  im.noCache,
-		"cache.host":                  im.noCache,
-		"cache.port":                  im.noCache,
-		"database.database":           im.noDatabase,
-		"database.host":               im.noDatabase,
-		"database.port":               im.noDatabase,
-		"database.user":               im.noDatabase,
-		"database.pass":               im.noDatabase,
-		"tracker.database.database":   im.noDatabase,
-		"tracker.database.host":       im.noDatabase,
-		"tracker.database.port":       im.noDatabase,
-		"tracker.database.user":       im.noDatabase,
-		"tracker.database.pass":       im.noDatabase,
+		"tracker.enableEventProducer": im.drops(noEvents),
+		"rocketmq.topic":              im.drops(noEvents),
+		"rocketmq.endpoint":           im.drops(noEvents),
+		"cache.enable":                im.drops(noCache),
+		"cache.network":               im.drops(noCache),
+		"cache.addr":                  im.drops(noCache),
+		"cache.host":                  im.drops(noCache),
+		"cache.port":                  im.drops(noCache),
+		"database.database":           im.drops(noDatabase),
+		"database.host":               im.drops(noDatabase),
+		"database.port":               im.drops(noDatabase),
+		"database.user":               im.drops(noDatabase),
+		"database.pass":               im.drops(noDatabase),
+		"tracker.database.database":   im.drops(noDatabase),
+		"tracker.database.host":       im.drops(noDatabase),
+		"tracker.database.port":       im.drops(noDatabase),
+		"tracker.database.user":       im.drops(noDatabase),
+		"tracker.database.pass":       im.drops(noDatabase),
 	})
 	if _, said := is["tracker.hostPorts"]; !said {
 		im.listen("http.listen", "0.0.0.0:8888", imported{key: "what Trunker does when tracker.hostPorts is not there"})
@@ -182,32 +180,12 @@ func (im *Imported) trunkerUDP(l, hostPorts imported) {
 	im.listen("udp.listen", hostPorts.text, l)
 }
 
-func (im *Imported) trunkerRPC(l imported) {
-	im.drop(l, "nodes share swarms through Redis here, not by calling one another: docs/redis.md")
-}
-
 func (im *Imported) trunkerXDP(l imported) {
 	if l.key == "tracker.xdp.enable" && im.flag(l) {
 		im.look(l, "shedder.firewall: true has the kernel drop sources far above their budget, by nftables; it needs CAP_NET_ADMIN and clients that connect directly")
 		return
 	}
 	im.drop(l, "shedder.firewall is the like of it, by nftables, on all interfaces")
-}
-
-func (im *Imported) noShards(l imported) {
-	im.drop(l, "there are 64 shards, enough for any number of cores in use")
-}
-
-func (im *Imported) noEvents(l imported) {
-	im.drop(l, "no event is produced for each announce; /metrics and /stats.json count them")
-}
-
-func (im *Imported) noCache(l imported) {
-	im.drop(l, "no cache is needed. To share swarms among nodes there is store.redis, with a Redis of its own")
-}
-
-func (im *Imported) noDatabase(l imported) {
-	im.drop(l, "there is no SQL; swarms live in memory")
 }
 
 // openMetrics keeps a scraper going that knows no token.

@@ -2,16 +2,23 @@
 // latency counts from when a request was due. So a server that stalls for a second is charged with all that was due in it, and
 // not with the few requests that happened to be on the way (the mistake called coordinated omission).
 //
-// The way of one request: schedule.next says when it is due; worker.dueNow draws its side and queues it; the engine of its mode
-// (httpEngine, udpEngine, wsEngine) gives it a connection and writes it, reads the reply and has it judged (classify and its like);
-// worker.record counts it, in the phase and the tenth of a second in which it was due. A request that finds no connection within Config.Patience is counted as
-// unsent: it was offered, and it was not served.
+// The way of one request:
+//
+//	schedule.next      says when it is due (profile.go)
+//	worker.dueNow      draws its side and queues it (worker.go)
+//	engine.dispatch    gives it a connection and writes it: httpEngine (http.go), udpEngine (udp.go), wsEngine (ws.go). What it says is
+//	                   rendered by requests (request.go, udp_packet.go, ws_message.go), from an address of source.go
+//	engine.ready       reads the reply and has it judged (http_reply.go; classify and its like in reply.go)
+//	worker.record      counts it, in the phase and the tenth of a second in which it was due (tally.go)
+//
+// A request that finds no connection within Config.Patience is counted as unsent: it was offered, and it was not served. What was
+// counted becomes a Result (result.go), which is printed, drawn (plot.go), or made a page (page.go).
 //
 // A worker is one thread with connections of its own, raw system calls and no allocation while it runs. It sleeps only when nothing
 // is due for a while, and it counts the requests that left late for want of its own CPU: a result with many of those says more
 // about the generator than about the tracker.
 //
-// RunTrial runs the same load several times, at one target or at two in turn, and says in words what came of it.
+// RunTrial runs the same load several times, at one target or at two in turn (trial.go), and says in words what came of it (verdict.go).
 //
 // It refuses targets that are not on this machine (checkTarget). Linux only.
 package flood

@@ -4,7 +4,6 @@ package kernel
 
 import (
 	"bufio"
-	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,65 +19,27 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 
+	"spillway/internal/netnstest"
 	"spillway/relay"
 )
 
-// inside is set in the environment of processes that are in the tests' own network namespace.
-const inside = "SPILLWAY_RELAY_KERNEL_INSIDE"
-
-// TestMain runs the tests in a network namespace of their own, which goes with the process and is the relay's: nothing of the
-// machine's is touched. There is one table, so the tests run one after the other.
+// TestMain runs the tests in a network namespace of their own, which is the relay's. There is one table, so the tests run one after the
+// other.
 func TestMain(m *testing.M) {
-	if os.Getenv(inside) != "" {
+	netnstest.Main(func() error {
 		if os.Getenv(holder) != "" {
 			hold()
 		}
-		for _, err := range []error{
-			exec.Command("ip", "link", "set", "lo", "up").Run(),
+		return errors.Join(
 			os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644),
 			os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0o644),
 			noDAD(),
-		} {
-			if err != nil {
-				fmt.Fprintln(os.Stderr, "set up the namespace:", err)
-				os.Exit(1)
-			}
-		}
-		goleak.VerifyTestMain(m)
-		return
-	}
-	if os.Getuid() != 0 {
-		fmt.Fprintln(os.Stderr, "network namespaces need root")
-		os.Exit(1)
-	}
-	cmd := self(os.Args[1:]...)
-	cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
-	runtime.LockOSThread() // Pdeathsig is about the thread
-	err := cmd.Run()
-	if exit, ok := err.(*exec.ExitError); ok {
-		os.Exit(cmp.Or(max(exit.ExitCode(), 0), 1))
-	} else if err != nil {
-		fmt.Fprintln(os.Stderr, "tests in a network namespace:", err)
-		os.Exit(1)
-	}
+		)
+	}, func() { goleak.VerifyTestMain(m) })
 }
 
-// self is this program once more.
-func self(args ...string) *exec.Cmd {
-	cmd := exec.Command("/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	return cmd
-}
-
-func ip(t testing.TB, args ...string) {
-	t.Helper()
-	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
-		t.Fatalf("ip %v: %v: %s", args, err, out)
-	}
-}
+var self, ip, within = netnstest.Self, netnstest.IP, netnstest.Within
 
 // lab is a client and backends, each in a namespace behind a veth; the relay between them is this process.
 //
@@ -142,26 +102,6 @@ func newLab(t testing.TB, backends int) *lab {
 // noDAD lets new links speak IPv6 at once. Until its link-local address is settled a machine does not ask for its neighbours.
 func noDAD() error {
 	return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0o644)
-}
-
-// within runs f on a thread in another namespace, which ends with f.
-func within(t testing.TB, namespace string, f func() error) {
-	t.Helper()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked
-		fd, err := unix.Open("/run/netns/"+namespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			if err = unix.Setns(fd, unix.CLONE_NEWNET); err == nil {
-				err = f()
-			}
-			_ = unix.Close(fd)
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Fatalf("in namespace %s: %v", namespace, err)
-	}
 }
 
 // serve has backend i answer each connection with its number and the address it sees, and then echo.

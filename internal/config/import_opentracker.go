@@ -7,10 +7,7 @@ import (
 	"strings"
 )
 
-// What is said of keys that have no counterpart.
-const (
-	opentrackerFifo = "write the list anew (to a file beside it, then mv): tracker.access.file is read again when it changes"
-)
+const opentrackerFifo = "write the list anew (to a file beside it, then mv): tracker.access.file is read again when it changes"
 
 // opentracker reads opentracker.conf: one key and value a line (erdgeist's opentracker, opentracker.conf.sample).
 func (im *Imported) opentracker(text []byte) error {

@@ -59,7 +59,7 @@ func (u unit) syscalls(t *testing.T) map[string]bool {
 	return allowed
 }
 
-// What each unit forbids is what its program never does. No systemd runs here, so the program runs under strace, with the unit's
+// What each unit forbids is what its program never does. No systemd runs here (deploy/systemd has one), so the program runs under strace, with the unit's
 // capabilities alone, and all it asks of the kernel is held against the unit.
 func TestUnitsForbidNothingNeeded(t *testing.T) {
 	t.Parallel()

@@ -1,4 +1,4 @@
-// Package systemd_test checks the units with systemd's own parser.
+// Package systemd_test checks the units with systemd's own parser, and the package and its units on a Debian that a systemd has booted.
 package systemd_test
 
 import (

@@ -66,6 +66,7 @@ func TestErrorsInALoopTurnTheEndpointOff(t *testing.T) {
 	}
 	store.broken.Store(false)
 	gate.Switches.Expire(time.Now().Add(time.Minute))
+	wait(t, "it is told", func() bool { return ts.Mode() == shedder.On })
 	c = ts.dial(t)
 	c.send(announce(id("h"), id("p"), ""))
 	if g := c.read(); g.Failure != "" {

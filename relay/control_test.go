@@ -325,9 +325,13 @@ func TestRealBackendDiesAndComesBack(t *testing.T) {
 	await("its level", func(s Status) bool { return s.Backends[0].Level == 0.01 })
 	stop()
 	await("down", func(s Status) bool { return s.State == "refusing" && s.Backends[0].Why == "connection refused" })
-	l, err = net.Listen("tcp", addr.String())
-	if err != nil {
-		t.Fatal(err)
+	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) { // somebody's connection may have the port for a moment
+		if l, err = net.Listen("tcp", addr.String()); err == nil {
+			break
+		}
+		if time.Since(began) > 20*time.Second {
+			t.Fatal(err)
+		}
 	}
 	stop = serve(l)
 	await("up", func(s Status) bool { return s.State == "forwarding" && s.Backends[0].Up })

@@ -83,7 +83,7 @@ func TestProbe(t *testing.T) {
 			}
 		})
 	}
-	const long, short = 10 * time.Second, 200 * time.Millisecond
+	const long, short = 30 * time.Second, time.Second // a busy machine needs its time to connect
 	const ok = "HTTP/1.1 200 OK\r\n"
 	f("healthy", answering(ok+"Spillway-State: overload\r\nSpillway-Shed: 0.35\r\nContent-Length: 3\r\n\r\nok\n"), long, answeredOK, "", answer{"overload", 0.35})
 	f("any other server", answering("HTTP/1.0 204\n\n"), long, answeredOK, "", answer{})
@@ -107,11 +107,11 @@ func TestProbe(t *testing.T) {
 	f("closes", answering(""), long, broken, "closed before it had answered", answer{})
 	f("closes within its headers", answering(ok), long, broken, "closed before it had answered", answer{})
 	f("resets", func(conn *net.TCPConn) { _ = conn.SetLinger(0) }, long, broken, "connection reset", answer{})
-	f("hangs", func(conn *net.TCPConn) { _, _ = io.Copy(io.Discard, conn) }, short, timedOut, "connected, but no answer within 200ms", answer{})
+	f("hangs", func(conn *net.TCPConn) { _, _ = io.Copy(io.Discard, conn) }, short, timedOut, "connected, but no answer within 1s", answer{})
 	f("hangs within its headers", func(conn *net.TCPConn) {
 		answering(ok)(conn)
 		_, _ = io.Copy(io.Discard, conn)
-	}, short, timedOut, "connected, but no answer within 200ms", answer{})
+	}, short, timedOut, "connected, but no answer within 1s", answer{})
 }
 
 // Ten a second would fill a side with connections in TIME_WAIT, and a hung backend with closed ones.

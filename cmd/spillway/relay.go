@@ -11,14 +11,12 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
-	"github.com/VictoriaMetrics/metrics"
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"spillway/internal/admin"
@@ -107,9 +105,7 @@ func startRelay(src config.Sources, stderr io.Writer) (*relayServer, error) {
 		return nil, err
 	}
 	level := new(slog.LevelVar)
-	if err := level.UnmarshalText([]byte(cfg.Log.Level)); err != nil {
-		panic("BUG: log.level passed the check: " + err.Error())
-	}
+	setLevel(level, cfg)
 	r := &relayServer{cfg: cfg, started: time.Now(), failed: make(chan error, 1)}
 	r.logs = logx.New(stderr, level, cfg.Log.Format)
 	r.log = r.logs.Always
@@ -287,9 +283,7 @@ func (r *relayServer) openAdmin() (err error) {
 	if r.admin, err = admin.New(adminCfg, r.logs.Limited); err != nil {
 		return err
 	}
-	r.door, err = listen.Open(listen.Config{
-		Addrs: []string{cfg.Listen}, Key: "relay.admin", Endpoint: "admin", MaxConns: admin.MaxConns, FixedBound: true,
-	}, r.logs.Limited)
+	r.door, err = openAdminDoor("relay.admin", cfg.Listen, nil, r.logs)
 	return err
 }
 
@@ -304,10 +298,7 @@ func (r *relayServer) status() relay.Status {
 
 func (r *relayServer) writeMetrics(w io.Writer) {
 	profile.WriteMetrics(w, *r.readings.Load())
-	_, _ = io.WriteString(w, "# HELP spillway_log_dropped_total Log lines suppressed because there were too many like them.\n"+
-		"# HELP spillway_build_info Always 1; the labels tell the build.\n")
-	metrics.WriteCounterUint64(w, "spillway_log_dropped_total", r.logs.Dropped())
-	metrics.WriteGaugeUint64(w, fmt.Sprintf("spillway_build_info{version=%q,go=%q}", version(), runtime.Version()), 1)
+	writeProgramMetrics(w, r.logs)
 	if path, ok := r.path.(*proxy.Path); ok {
 		path.WriteMetrics(w)
 	}

@@ -29,7 +29,7 @@ func (s *server) reload() {
 		return
 	}
 	s.cfg = now
-	s.setLevel(now)
+	setLevel(s.level, now)
 	if s.firewall != nil {
 		if err := s.firewall.SetNever(s.tracker.ProxyPrefixes()); err != nil {
 			s.log.Error("proxies that are trusted now may still be dropped by the kernel until their time is up", "err", err)
@@ -55,12 +55,10 @@ func (s *server) refuseReload(err error) {
 	}
 }
 
-func (s *server) setLevel(cfg config.Config) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(cfg.Log.Level)); err != nil {
+func setLevel(v *slog.LevelVar, cfg config.Config) {
+	if err := v.UnmarshalText([]byte(cfg.Log.Level)); err != nil {
 		panic("BUG: log.level passed its check: " + err.Error())
 	}
-	s.level.Set(level)
 }
 
 // trackerConfig picks what the tracker needs to know.

@@ -109,7 +109,7 @@ func start(src config.Sources, modes map[shedder.Endpoint]shedder.Mode, stderr i
 		return nil, err
 	}
 	s := &server{src: src, cfg: cfg, level: new(slog.LevelVar), started: time.Now(), failed: make(chan error, 1)}
-	s.setLevel(cfg)
+	setLevel(s.level, cfg)
 	s.logs = logx.New(stderr, s.level, cfg.Log.Format)
 	s.log = s.logs.Always
 
@@ -195,15 +195,15 @@ func (s *server) openAdmin(inherited *listen.Inherited) (err error) {
 	if s.admin, err = admin.New(s.adminConfig(), s.logs.Limited); err != nil {
 		return err
 	}
-	s.adminDoor, err = listen.Open(listen.Config{
-		Addrs:      []string{s.cfg.Admin.Listen},
-		Key:        "admin",
-		Endpoint:   "admin",
-		MaxConns:   admin.MaxConns,
-		FixedBound: true,
-		Inherited:  inherited,
-	}, s.logs.Limited)
+	s.adminDoor, err = openAdminDoor("admin", s.cfg.Admin.Listen, inherited, s.logs)
 	return err
+}
+
+// openAdminDoor binds the admin side of a tracker or a relay; key is the section of the configuration that says where.
+func openAdminDoor(key, addr string, inherited *listen.Inherited, logs *logx.Logs) (*listen.Door, error) {
+	return listen.Open(listen.Config{
+		Addrs: []string{addr}, Key: key, Endpoint: "admin", MaxConns: admin.MaxConns, FixedBound: true, Inherited: inherited,
+	}, logs.Limited)
 }
 
 // serveAdmin comes before the snapshot is loaded, so that /readyz can say that

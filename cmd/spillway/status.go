@@ -11,6 +11,7 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 
 	"spillway/internal/admin"
+	"spillway/internal/logx"
 	"spillway/shedder"
 	"spillway/tracker/swarm"
 )
@@ -41,11 +42,7 @@ func (s *server) adminConfig() admin.Config {
 }
 
 func (s *server) writeMetrics(w io.Writer) {
-	_, _ = io.WriteString(w, `# HELP spillway_log_dropped_total Log lines suppressed because there were too many like them.
-# HELP spillway_build_info Always 1; the labels tell the build.
-`)
-	metrics.WriteCounterUint64(w, "spillway_log_dropped_total", s.logs.Dropped())
-	metrics.WriteGaugeUint64(w, fmt.Sprintf("spillway_build_info{version=%q,go=%q}", version(), runtime.Version()), 1)
+	writeProgramMetrics(w, s.logs)
 	s.adminDoor.WriteMetrics(w)
 	if s.ws.door != nil {
 		s.ws.door.WriteMetrics(w)
@@ -53,6 +50,15 @@ func (s *server) writeMetrics(w io.Writer) {
 	if s.firewall != nil {
 		s.firewall.WriteMetrics(w)
 	}
+}
+
+// writeProgramMetrics writes those that a tracker and a relay have.
+func writeProgramMetrics(w io.Writer, logs *logx.Logs) {
+	_, _ = io.WriteString(w, `# HELP spillway_log_dropped_total Log lines suppressed because there were too many like them.
+# HELP spillway_build_info Always 1; the labels tell the build.
+`)
+	metrics.WriteCounterUint64(w, "spillway_log_dropped_total", logs.Dropped())
+	metrics.WriteGaugeUint64(w, fmt.Sprintf("spillway_build_info{version=%q,go=%q}", version(), runtime.Version()), 1)
 }
 
 // operator shows the server to its operator, and lets it be turned.

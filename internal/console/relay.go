@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -58,14 +57,6 @@ func relayLines(st *relay.Status, now time.Time, colour bool) []string {
 		s.relayEvents(st, now, relayEventsShown)
 	}
 	return s.lines
-}
-
-// row adds a line with its name before it.
-func (s *screen) row(name string, f func(l *line)) {
-	s.line(func(l *line) {
-		l.add(dim, left(name, 12))
-		f(l)
-	})
 }
 
 func (s *screen) relayHead(st *relay.Status, now time.Time) {
@@ -199,17 +190,7 @@ func addProfile(l *line, st *relay.Status) {
 func (s *screen) relayBackends(st *relay.Status, now time.Time, rows int) {
 	list := st.Backends
 	if rows < len(list) {
-		list = slices.Clone(list)
-		slices.SortStableFunc(list, func(a, b relay.BackendStatus) int {
-			switch {
-			case a.Up == b.Up:
-				return 0
-			case b.Up:
-				return -1
-			}
-			return 1
-		})
-		list = list[:max(rows-1, 0)]
+		list = worstFirst(list)[:max(rows-1, 0)]
 	}
 	addrWidth := len("backend")
 	for i := range list {
@@ -224,39 +205,7 @@ func (s *screen) relayBackends(st *relay.Status, now time.Time, rows int) {
 		s.line(func(l *line) { l.add(dim, "none; relay.backends names them") })
 	}
 	for i := range list {
-		b := &list[i]
-		s.line(func(l *line) {
-			word, style := "up", green
-			if !b.Up {
-				word, style = "DOWN", alarm
-			}
-			l.add(style, left(word, 6))
-			l.add(plain, left(b.Addr, addrWidth)+right(sinceText(b.Since, now), 8)+right(number(b.Opened), 11))
-			lost := plain
-			if b.Refused > 0 {
-				lost = yellow
-			}
-			l.add(lost, right(number(b.Refused), 11))
-			room := plain
-			if b.Unanswered > 0 && b.Unanswered >= b.Budget*9/10 {
-				room = yellow
-			}
-			l.add(room, right(count(int64(b.Unanswered))+"/"+count(int64(b.Budget)), 14))
-			probe, sheds := "-", "-" // the last of one that is down is old
-			if b.Up {
-				probe, sheds = number(b.ProbeMS), percent(b.Level)
-			}
-			l.add(plain, right(probe, 10))
-			l.add(levelStyle(b.Level), right(sheds, 8))
-			l.add(plain, right(percent(b.Share), 8)+right(count(int64(b.Weight)), 8))
-			if b.Why != "" {
-				why := "  " + b.Why
-				if b.Up {
-					why = "  last failure: " + b.Why
-				}
-				l.add(plain, why)
-			}
-		})
+		s.line(func(l *line) { addBackend(l, &list[i], addrWidth, now) })
 	}
 	if more := len(st.Backends) - len(list); more > 0 {
 		s.line(func(l *line) {
@@ -268,6 +217,52 @@ func (s *screen) relayBackends(st *relay.Status, now time.Time, rows int) {
 			}
 			l.addf(dim, "and %d more; of all %d are up, %d down", more, up, len(st.Backends)-up)
 		})
+	}
+}
+
+// worstFirst is list with those that are down before the others.
+func worstFirst(list []relay.BackendStatus) []relay.BackendStatus {
+	var down, up []relay.BackendStatus
+	for _, b := range list {
+		if b.Up {
+			up = append(up, b)
+		} else {
+			down = append(down, b)
+		}
+	}
+	return append(down, up...)
+}
+
+func addBackend(l *line, b *relay.BackendStatus, addrWidth int, now time.Time) {
+	word, style := "up", green
+	if !b.Up {
+		word, style = "DOWN", alarm
+	}
+	l.add(style, left(word, 6))
+	l.add(plain, left(b.Addr, addrWidth)+right(sinceText(b.Since, now), 8)+right(number(b.Opened), 11))
+	lost := plain
+	if b.Refused > 0 {
+		lost = yellow
+	}
+	l.add(lost, right(number(b.Refused), 11))
+	room := plain
+	if b.Unanswered > 0 && b.Unanswered >= b.Budget*9/10 {
+		room = yellow
+	}
+	l.add(room, right(count(int64(b.Unanswered))+"/"+count(int64(b.Budget)), 14))
+	probe, sheds := "-", "-" // the last of one that is down is old
+	if b.Up {
+		probe, sheds = number(b.ProbeMS), percent(b.Level)
+	}
+	l.add(plain, right(probe, 10))
+	l.add(levelStyle(b.Level), right(sheds, 8))
+	l.add(plain, right(percent(b.Share), 8)+right(count(int64(b.Weight)), 8))
+	if b.Why != "" {
+		why := "  " + b.Why
+		if b.Up {
+			why = "  last failure: " + b.Why
+		}
+		l.add(plain, why)
 	}
 }
 

@@ -13,32 +13,26 @@ import (
 func statusLines(st *admin.Status, now time.Time, colour bool) []string {
 	s := &screen{colour: colour}
 	load := &st.Load
-	row := func(name string, f func(l *line)) {
-		s.line(func(l *line) {
-			l.add(dim, left(name, 12))
-			f(l)
-		})
-	}
-	row("spillway", func(l *line) {
+	s.row("spillway", func(l *line) {
 		l.addf(plain, "%s, up %s since %s", st.Version, span(time.Duration(st.UptimeSeconds)*time.Second), clock(st.Started, now))
 		l.addf(plain, ", listens on %s", strings.Join(st.Listen, " "))
 	})
-	row("state", func(l *line) {
+	s.row("state", func(l *line) {
 		l.add(stateStyle(load.State), strings.ToUpper(load.State))
 		l.add(plain, "  "+load.Why)
 	})
-	row("rates", func(l *line) {
+	s.row("rates", func(l *line) {
 		l.addf(plain, "offered %s/s, served %s/s, shed %s/s, over budget %s/s, refused %s/s",
 			number(load.Offered), number(load.Served), number(load.Shed), number(load.OverBudget), number(load.Refused))
 	})
-	row("level", func(l *line) {
+	s.row("level", func(l *line) {
 		l.addf(levelStyle(load.Level), "%s of what is offered is not served", percent(load.Level))
 	})
-	row("age", func(l *line) {
+	s.row("age", func(l *line) {
 		l.addf(plain, "requests are %s ms old when they are read; capacity %s", number(load.AgeMS), capacityText(load.Capacity))
 	})
-	row("interval", func(l *line) { l.add(plain, intervalText(load)) })
-	row("brownout", func(l *line) {
+	s.row("interval", func(l *line) { l.add(plain, intervalText(load)) })
+	s.row("brownout", func(l *line) {
 		if len(load.BrownoutSteps) == 0 {
 			l.add(plain, "nothing is given up")
 			return
@@ -46,40 +40,44 @@ func statusLines(st *admin.Status, now time.Time, colour bool) []string {
 		l.addf(yellow, "step %d: %s", load.Brownout, strings.Join(load.BrownoutSteps, "; "))
 	})
 	for _, u := range usesOf(st) {
-		row(u.name, u.add)
+		s.row(u.name, u.add)
 	}
-	row("swarms", func(l *line) {
-		l.addf(plain, "%s, with %s seeders and %s leechers", count(int64(st.Swarms)), count(int64(st.Seeders)), count(int64(st.Leechers)))
-		if st.SnapshotAt != nil {
-			l.addf(plain, "; saved %s ago", span(now.Sub(*st.SnapshotAt)))
-		} else {
-			l.add(plain, "; not saved since the start")
-		}
-	})
-	if r := st.Redis; r != nil {
-		row("redis", func(l *line) {
-			if r.Degraded == 0 {
-				l.add(plain, "answers; these are the peers of this node, replies have those of all")
-				return
-			}
-			l.addf(red, "does not answer for %s of the swarms", percent(r.Degraded))
-			if r.Since != nil {
-				l.addf(plain, ", for %s", span(now.Sub(*r.Since)))
-			}
-			l.add(plain, ": "+r.Why)
-		})
+	s.row("swarms", func(l *line) { addSwarms(l, st, now) })
+	if st.Redis != nil {
+		s.row("redis", func(l *line) { addRedis(l, st.Redis, now) })
 	}
 	if len(st.Nodes) > 0 {
-		row("nodes", func(l *line) { addNodes(l, st.Nodes) })
+		s.row("nodes", func(l *line) { addNodes(l, st.Nodes) })
 	}
 	if load.Parked > 0 || st.LogDropped > 0 {
-		row("besides", func(l *line) {
+		s.row("besides", func(l *line) {
 			l.addf(plain, "%s refused clients wait for their answer, %s log lines were dropped", count(int64(load.Parked)), count(int64(st.LogDropped)))
 		})
 	}
 	s.lines = append(s.lines, "")
 	s.endpoints(st, now)
 	return s.lines
+}
+
+func addSwarms(l *line, st *admin.Status, now time.Time) {
+	l.addf(plain, "%s, with %s seeders and %s leechers", count(int64(st.Swarms)), count(int64(st.Seeders)), count(int64(st.Leechers)))
+	if st.SnapshotAt != nil {
+		l.addf(plain, "; saved %s ago", span(now.Sub(*st.SnapshotAt)))
+	} else {
+		l.add(plain, "; not saved since the start")
+	}
+}
+
+func addRedis(l *line, r *admin.Redis, now time.Time) {
+	if r.Degraded == 0 {
+		l.add(plain, "answers; these are the peers of this node, replies have those of all")
+		return
+	}
+	l.addf(red, "does not answer for %s of the swarms", percent(r.Degraded))
+	if r.Since != nil {
+		l.addf(plain, ", for %s", span(now.Sub(*r.Since)))
+	}
+	l.add(plain, ": "+r.Why)
 }
 
 // addNodes names the nodes that share swarms, as long as they fit.

@@ -199,6 +199,14 @@ func (s *screen) line(f func(l *line)) {
 	s.lines = append(s.lines, l.String())
 }
 
+// row adds a line with its name before it.
+func (s *screen) row(name string, f func(l *line)) {
+	s.line(func(l *line) {
+		l.add(dim, left(name, 12))
+		f(l)
+	})
+}
+
 // count writes n in groups of three digits.
 func count(n int64) string {
 	digits := strconv.FormatUint(uint64(max(n, -n)), 10)

@@ -3,6 +3,7 @@ package sys
 import (
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -124,4 +125,28 @@ func TestAFlightIsInOrder(t *testing.T) {
 	f.Remove(5)
 	f.Remove(3)
 	in()
+}
+
+func TestProcessCPUCountsWhatThisProcessBurns(t *testing.T) {
+	t.Parallel()
+	before, err := ProcessCPU(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const burnt = 20 * time.Millisecond
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		after, err := ProcessCPU(os.Getpid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if after-before >= burnt {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("CPU time: got %s in 30 s, want %s", after-before, burnt)
+		}
+	}
+	if _, err := ProcessCPU(1<<22 + 1); err == nil {
+		t.Error("no such process: got no error")
+	}
 }

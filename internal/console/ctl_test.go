@@ -172,7 +172,7 @@ func TestCtl(t *testing.T) {
 	ok("ws", "", "ws on\n")
 	ok("ws off --for 10m --reason 'flood'", `PUT /api/v1/switches/ws {"mode":"off","for":"10m","reason":"flood"}`,
 		"ws off for 10m0s (until ", "), reason: flood; 12,001 WebSockets are being closed\n")
-	ok("ws", "", "ws off, 10m 0s left, flood, by api 127.0.0.1, until ", ", since ")
+	ok("ws", "", "ws off, ", " left, flood, by api 127.0.0.1, until ", ", since ") // 10m 0s, or less on a busy machine
 	ok("ws --json", "", `{"endpoint":"ws","mode":"off","until":"2`)
 	ok("status", "", "ws  ", "off, ", " left, flood, by api 127.0.0.1, until ")
 	ok("ws drain", `PUT /api/v1/switches/ws {"mode":"drain"}`, "ws drain until it is switched on again; 12,001 WebSockets are being closed over a minute\n")
@@ -186,7 +186,7 @@ func TestCtl(t *testing.T) {
 	ok("block", "", "source", "12  192.0.2.0/24  until it is removed, flood, by api 127.0.0.1", "proposed", "83 %", "2 %  Evil/1.0·", "  its share")
 	ok("block list --json", "", `"proposed":[`, `Evil/1.0\u001b[31m`)
 	ok("block add source 2001:db8::/32 --for 1h --reason bots", `PUT /api/v1/blocks/source/2001:db8::%2F32 {"for":"1h","reason":"bots"}`,
-		"source 2001:db8::/32 is blocked until ", "(1h 0m left), reason: bots\n")
+		"source 2001:db8::/32 is blocked until ", " left), reason: bots\n")
 	ok("block add user-agent 'a b/?#%'", `PUT /api/v1/blocks/user-agent/a%20b%2F%3F%23%25 {}`, "user-agent a b/?#% is blocked until it is removed\n")
 	ok("block rm source 192.0.2.0/24 --cluster", `DELETE /api/v1/blocks/source/192.0.2.0%2F24 {"cluster":true}`, "is not blocked any more; all nodes are told\n")
 	ok("block add user-agent ..", `PUT /api/v1/blocks/user-agent?value=.. {}`)

@@ -29,7 +29,7 @@ func TestASourceIsDroppedForItsTime(t *testing.T) {
 		t.Errorf("dropped: %d packets of %d bytes, %v; want a SYN and a datagram or more", packets, bytes, err)
 	}
 
-	eventually(t, "the end of its time", 2*d, func() bool { return s.dial(t, silence, "tcp", "127.0.0.2", "127.0.0.1") == nil })
+	eventually(t, "the end of its time", d+patience, func() bool { return s.dial(t, silence, "tcp", "127.0.0.2", "127.0.0.1") == nil })
 	if took := time.Since(start); took < d-silence {
 		t.Errorf("dropped for %v only", took)
 	}
@@ -201,13 +201,13 @@ func TestRunAppliesWhatIsQueued(t *testing.T) {
 	go func() { defer close(done); f.Run(ctx) }()
 	start := time.Now()
 	f.Queue(prefix("127.0.0.2"), time.Hour)
-	eventually(t, "a queued source", 2*time.Second, func() bool { list, _ := f.List(); return len(list) == 1 })
+	eventually(t, "a queued source", patience, func() bool { list, _ := f.List(); return len(list) == 1 })
 	t.Logf("a queued source was dropped within %v", time.Since(start))
 	for i := range 500 {
 		f.Queue(netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}), 32), time.Hour)
 	}
 	f.Queue(netip.Prefix{}, time.Hour)
-	eventually(t, "all queued sources", 2*time.Second, func() bool { list, _ := f.List(); return len(list) == 501 })
+	eventually(t, "all queued sources", patience, func() bool { list, _ := f.List(); return len(list) == 501 })
 	s.drops(t, "127.0.0.2")
 	cancel()
 	<-done
@@ -229,7 +229,7 @@ func TestAFullTableIsCounted(t *testing.T) {
 	if got := metric(f, `spillway_firewall_refused_total{reason="full"}`); got != "1" {
 		t.Errorf("refused: got %s, want 1", got)
 	}
-	eventually(t, "places of sources whose time is over", 10*time.Second, func() bool { return f.Add(prefix("127.0.2.1"), time.Hour) == nil })
+	eventually(t, "places of sources whose time is over", patience, func() bool { return f.Add(prefix("127.0.2.1"), time.Hour) == nil })
 	s.drops(t, "127.0.2.1")
 	if got := metric(f, "spillway_firewall_errors_total"); got != "0" {
 		t.Errorf("errors: got %s", got)

@@ -80,7 +80,7 @@ func serve(t testing.TB) *server {
 // an answer is patient: the machine may be busy.
 const (
 	silence  = 300 * time.Millisecond
-	patience = 5 * time.Second
+	patience = 20 * time.Second
 )
 
 // dial connects from a source. The error is nil, or a timeout: anything else fails the test.

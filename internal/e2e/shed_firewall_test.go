@@ -28,8 +28,9 @@ func TestShedFirewall(t *testing.T) {
 	admin := "unix:" + filepath.Join(dir, "admin.sock")
 	p := ns.start(t, "spillway", spillwayPath, "serve", "--data_dir="+filepath.Join(dir, "data"), "--http.listen="+ns.inside[0]+":6969",
 		"--admin.listen="+admin, "--shedder.firewall")
-	connect := func(from string) error {
-		d := net.Dialer{Timeout: 500 * time.Millisecond, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(from), 0))}
+	const patience = 20 * time.Second
+	connect := func(from string, wait time.Duration) error {
+		d := net.Dialer{Timeout: wait, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(from), 0))}
 		c, err := d.Dial("tcp", ns.inside[0]+":6969")
 		if err == nil {
 			c.Close()
@@ -43,17 +44,17 @@ func TestShedFirewall(t *testing.T) {
 			t.Fatalf("%v\n%s\n%s", err, out, p.log())
 		}
 	}
-	eventually(t, 20*time.Second, "the tracker listens", func() error { return connect(ns.outside) })
+	eventually(t, 20*time.Second, "the tracker listens", func() error { return connect(ns.outside, patience) })
 	ctl("block", "add", "source", ns.outside, "--for", "1h", "--reason", "test")
-	eventually(t, 10*time.Second, "its SYN is dropped", func() error {
-		if err := connect(ns.outside); !errors.Is(err, os.ErrDeadlineExceeded) {
+	eventually(t, patience, "its SYN is dropped", func() error {
+		if err := connect(ns.outside, 500*time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
 			return fmt.Errorf("got %v, want no answer", err)
 		}
 		return nil
 	})
-	if err := connect(other); err != nil {
+	if err := connect(other, patience); err != nil {
 		t.Errorf("another source: %v", err)
 	}
 	ctl("block", "rm", "source", ns.outside)
-	eventually(t, 10*time.Second, "it is let in again", func() error { return connect(ns.outside) })
+	eventually(t, patience, "it is let in again", func() error { return connect(ns.outside, patience) })
 }

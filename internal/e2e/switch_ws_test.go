@@ -100,7 +100,7 @@ func TestSwitchWebSocketsOff(t *testing.T) {
 		stop := c.knock(tr)
 		<-time.After(500 * time.Millisecond)
 		answered := op.turn(t, "ws", "off")
-		c.wantGone(t, 5*time.Second)
+		c.wantGone(t, 20*time.Second)
 		<-time.After(200 * time.Millisecond) // for more of the refused to be counted
 		stop()
 		got := c.outage(answered)

@@ -102,8 +102,8 @@ func TestTenThousandWebSocketsClosedAtOnce(t *testing.T) {
 	if _, err := scrape(tr.announce, hash); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(begun); took > 2*time.Second {
-		t.Errorf("a scrape meanwhile: took %v, want less than 2 s", took)
+	if took := time.Since(begun); took > 15*time.Second { // the machine may be busy with it
+		t.Errorf("a scrape meanwhile: took %v", took)
 	}
 	tr.wantCounts(t, hash, counts{})
 	tr.wantNobody(t)

@@ -84,47 +84,49 @@ func busyView() *view {
 // Pictures of ctl top and of what the other commands print: go test -update rewrites them, and a review reads them.
 func TestCtlPictures(t *testing.T) {
 	t.Parallel()
-	f := func(name string, lines []string) {
-		t.Helper()
-		file := filepath.Join("testdata", "ctl", name)
-		got := strings.ReplaceAll(strings.Join(lines, "\n")+"\n", "\x1b", "␛")
-		if *updateFrames {
-			if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got != string(want) {
-			t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
-		}
-	}
 	picture := func(change func(*view)) *view {
 		v := busyView()
 		change(v)
 		return v
 	}
-	f("top-80x24", frame(busyView(), 80, 24))
-	f("top-agents-100x30", frame(picture(func(v *view) { v.dimension = 2 }), 100, 30))
-	f("top-colour-80x24", frame(picture(func(v *view) { v.colour = true }), 80, 24))
-	f("top-question-60x16", frame(picture(func(v *view) { v.question = "switch WebSockets on? They are off" }), 60, 16))
-	f("top-silent-80x24", frame(picture(func(v *view) {
+	wantPicture(t, "top-80x24", frame(busyView(), 80, 24))
+	wantPicture(t, "top-agents-100x30", frame(picture(func(v *view) { v.dimension = 2 }), 100, 30))
+	wantPicture(t, "top-colour-80x24", frame(picture(func(v *view) { v.colour = true }), 80, 24))
+	wantPicture(t, "top-question-60x16", frame(picture(func(v *view) { v.question = "switch WebSockets on? They are off" }), 60, 16))
+	wantPicture(t, "top-silent-80x24", frame(picture(func(v *view) {
 		v.now, v.trouble = noon.Add(12*time.Second), "nothing answers at 127.0.0.1:7070; is spillway serve running?"
 	}), 80, 24))
-	f("top-fresh-80x24", frame(&view{place: "127.0.0.1:7070", now: noon, heard: noon, status: admin.Status{
+	wantPicture(t, "top-fresh-80x24", frame(&view{place: "127.0.0.1:7070", now: noon, heard: noon, status: admin.Status{
 		Version: "v1.2.3", Load: admin.Load{State: "calm", Why: "requests wait 0s, far from 10ms", IntervalSeconds: 1800, Jitter: 0.2},
 		Switches: []admin.Switch{{Endpoint: "announce", Mode: "on"}, {Endpoint: "scrape", Mode: "on"}, {Endpoint: "ws", Mode: "on"}, {Endpoint: "udp", Mode: "on"}},
 	}}, 80, 24))
 	st, blocks := busyStatus(), busyBlocks()
-	f("status", statusLines(&st, noon, false))
-	f("status-colour", statusLines(&st, noon, true))
+	wantPicture(t, "status", statusLines(&st, noon, false))
+	wantPicture(t, "status-colour", statusLines(&st, noon, true))
 	since := noon.Add(-90 * time.Second)
 	st.Redis = &admin.Redis{Degraded: 5.0 / 16, Since: &since, Why: "dial tcp 10.0.0.5:6379: connect: connection refused"}
-	f("status-redis", statusLines(&st, noon, false))
-	f("block", blockLines(&blocks, noon, false))
-	f("block-none", blockLines(&admin.Blocks{}, noon, false))
+	wantPicture(t, "status-redis", statusLines(&st, noon, false))
+	wantPicture(t, "block", blockLines(&blocks, noon, false))
+	wantPicture(t, "block-none", blockLines(&admin.Blocks{}, noon, false))
+}
+
+// wantPicture compares lines with a file of testdata/ctl, in which ␛ stands for an escape character.
+func wantPicture(t *testing.T, name string, lines []string) {
+	t.Helper()
+	file := filepath.Join("testdata", "ctl", name)
+	got := strings.ReplaceAll(strings.Join(lines, "\n")+"\n", "\x1b", "␛")
+	if *updateFrames {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
+	}
 }
 
 var rendition = regexp.MustCompile("\x1b\\[[0-9;]*m")

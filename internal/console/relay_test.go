@@ -104,27 +104,10 @@ func TestCtlRelayStatusText(t *testing.T) {
 		"relay-forwarding": relayStatus("forwarding", 1), "relay-degraded": relayStatus("degraded", 3),
 		"relay-refusing": relayStatus("refusing", 16), "relay-proxy": proxy,
 	} {
-		relayPicture(t, name, strings.Join(relayLines(&st, noon, false), "\n")+"\n")
+		wantPicture(t, name, relayLines(&st, noon, false))
 	}
 	v := &relayView{place: "127.0.0.1:7071", now: noon, heard: noon.Add(-5 * time.Second), status: relayStatus("degraded", 16), trouble: "nothing answers at 127.0.0.1:7071"}
-	relayPicture(t, "relay-top", strings.Join(relayFrame(v, 80, 24), "\n")+"\n")
-}
-
-func relayPicture(t *testing.T, name, got string) {
-	t.Helper()
-	file := filepath.Join("testdata", "ctl", name)
-	if *updateFrames {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
-	}
+	wantPicture(t, "relay-top", relayFrame(v, 80, 24))
 }
 
 func TestCtlRelay(t *testing.T) {

@@ -120,6 +120,13 @@ const (
 // backlogTime is how long a connection may wait to be accepted in an overload.
 const backlogTime = 20 * time.Millisecond
 
+// calmBacklogTime is the same while there is none, as far as what can be served is known: what waits longer than that would be
+// refused anyway, and a flood that begins fills the queue before a tick has seen it. calmBacklogLeast is for what it is wrong about.
+const (
+	calmBacklogTime  = 80 * time.Millisecond
+	calmBacklogLeast = 256
+)
+
 // freshTarget is to the first requests of connections what Config.Target is to others.
 const freshTarget = backlogTime * 3 / 4
 

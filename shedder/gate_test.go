@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 )
@@ -326,6 +327,52 @@ func TestLostPacketsAreSeen(t *testing.T) {
 		t.Errorf("pressure: got %v, %d", state, level)
 	}
 }
+
+// TestCalmBacklog: a flood that begins finds a queue of 80 ms, if what can be served is known, and not one of a second.
+func TestCalmBacklog(t *testing.T) {
+	t.Parallel()
+	for capacity, want := range map[float64]int{0: MaxBacklog, 1: calmBacklogLeast, 5000: 400, 1e6: MaxBacklog} {
+		g := newGated(t, Config{}, 0)
+		g.law.peak = capacity
+		g.step(TickLength)
+		if got := g.Backlog(); got != want && got != want-1 { // the capacity is forgotten slowly
+			t.Errorf("%.0f a second can be served: backlog %d, want %d", capacity, got, want)
+		}
+	}
+}
+
+// TestFloodOfConnectionsBegins: from half of what can be served to three times as much, a connection each, on a core that the server
+// shares with five programs, 3 ms each in turn. What is served in 200 ms takes 90 at p99, though it does not know of the flood before a
+// tick has ended. Without a bound of the calm queue it was 70 to 135, by when the flood began.
+func TestFloodOfConnectionsBegins(t *testing.T) {
+	t.Parallel()
+	skipIfSlow(t)
+	const core, share, slice, length, inTime = 19000.0, 6, 3 * time.Millisecond, 12 * time.Second, 200 * time.Millisecond
+	for _, phase := range []time.Duration{0, 13, 29, 43} {
+		begins := 3*time.Second + phase*time.Millisecond
+		s := steady(core, 0.97, 0.5/share, 0, begins+length)
+		s.runs = func(now time.Duration) bool {
+			if now >= begins {
+				s.flood = 3 * core / share
+			}
+			return now%(slice*share) < slice
+		}
+		s.shed = withFresh{newGated(t, Config{}, 0)}
+		s.run()
+		slices.Sort(s.took)
+		n, _ := slices.BinarySearch(s.took, inTime+1)
+		good, p99 := float64(n)/(length.Seconds()+1.5)/(core/share), s.took[:n][n*99/100]
+		t.Logf("begins %d ms after a tick: good %.2f, p99 %s", phase, good, p99)
+		if good < 0.6 || p99 > 90*time.Millisecond {
+			t.Errorf("begins %d ms after a tick: good %.2f, want 0.6; p99 %s, want 90 ms", phase, good, p99)
+		}
+	}
+}
+
+// withFresh has, besides the kernel's queue, the 128 connections that a listener has accepted and not answered.
+type withFresh struct{ gated }
+
+func (g withFresh) backlog() int { return g.Backlog() + 128 }
 
 // TestBacklogFollowsTheLoad: where each request has its connection, the kernel's queue is the only one there is.
 func TestBacklogFollowsTheLoad(t *testing.T) {

@@ -39,6 +39,7 @@ type simulation struct {
 
 	source func(peer int32, rng *rand.Rand) netip.Addr // nil: none is known
 	after  func(now time.Duration)                     // called each tick
+	runs   func(now time.Duration) bool                // whether the server has the core; nil: always
 
 	rng     *rand.Rand
 	now     time.Duration
@@ -51,6 +52,7 @@ type simulation struct {
 	events  []simEvent
 	spare   int32
 	read    int
+	took    []time.Duration // what was served of the flood, since the client began
 
 	seconds []simSecond
 }
@@ -137,7 +139,9 @@ func (s *simulation) run() *simulation {
 			s.happen(e)
 			i = e.next
 		}
-		s.serve(sec)
+		if s.runs == nil || s.runs(s.now) {
+			s.serve(sec)
+		}
 		if s.now%TickLength == TickLength-simStep {
 			if s.shed != nil && !s.down() {
 				s.shed.step(s.now + simStep)
@@ -330,10 +334,16 @@ func (s *simulation) answered(c *simCall) {
 		s.fail(c)
 		return
 	}
-	if c.over || c.peer < 0 {
+	if c.over {
 		return
 	}
 	c.over = true
+	if c.peer < 0 {
+		if c.answer <= Trim {
+			s.took = append(s.took, s.now-c.start)
+		}
+		return
+	}
 	s.fails[c.peer] = 0
 	sec := &s.seconds[c.start/time.Second]
 	sec.answered++

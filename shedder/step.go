@@ -231,8 +231,12 @@ func (g *Gate) publish() {
 	g.age.Store(int64(g.median))
 	g.brownout.Store(int32(g.ladder.level))
 	backlog := MaxBacklog
-	if !g.cfg.Disabled && (g.law.limited() || g.freshMed > backlogTime) {
+	switch {
+	case g.cfg.Disabled:
+	case g.law.limited() || g.freshMed > backlogTime:
 		backlog = min(max(int(g.freshN*backlogTime.Seconds()), MinBacklog), MaxBacklog)
+	case g.law.peak > 0:
+		backlog = min(max(int(g.law.peak*calmBacklogTime.Seconds()), calmBacklogLeast), MaxBacklog)
 	}
 	g.backlog.Store(min(int32(backlog), g.mostWait.Load()))
 	g.told.Store(int64(g.interval.told / time.Second))

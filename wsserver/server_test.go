@@ -118,9 +118,9 @@ func (quiet) Printf(string, ...any) {}
 // wait polls until f is content.
 func wait(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !f(); {
+	for deadline := time.Now().Add(30 * time.Second); !f(); {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 10 s", what)
+			t.Fatalf("%s: not within 30 s", what)
 		}
 		<-time.After(2 * time.Millisecond)
 	}
@@ -133,7 +133,7 @@ type client struct {
 	br   *bufio.Reader
 }
 
-const clientTimeout = 10 * time.Second
+const clientTimeout = 30 * time.Second
 
 // dial opens a socket; header lines may be added.
 func (ts *testServer) dial(t *testing.T, header ...string) *client {

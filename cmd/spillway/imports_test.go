@@ -40,6 +40,7 @@ func TestImports(t *testing.T) {
 		"spillway/internal/drill":         {"spillway/internal/lab", "spillway/internal/flood", "spillway/internal/plot", "spillway/internal/sys"},
 		"spillway/internal/netnstest":     {}, // for tests
 		"spillway/internal/logx/logxtest": {}, // for tests
+		"spillway/internal/waittest":      {}, // for tests
 		// Tests may look into every room; nobody imports them.
 		"spillway/internal/bench": nil,
 		"spillway/internal/e2e":   nil,

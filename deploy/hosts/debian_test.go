@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"spillway/internal/waittest"
 )
 
 // build makes the package, and returns the name that hosts know it by.
@@ -79,7 +81,7 @@ func TestDebianPackage(t *testing.T) {
 	}
 	state := "/var/lib/private/spillway"
 	said := h.serve(t, "installed", "mkdir -p "+state+" && ln -s private/spillway /var/lib/spillway && SPILLWAY_CONFIG=/etc/spillway/spillway.yaml STATE_DIRECTORY=/var/lib/spillway exec /usr/bin/spillway serve")
-	eventually(t, "the installed program", func() error { return errIfNot(strings.Contains(said(), "msg=serving"), said()) })
+	waittest.Done(t, waittest.Patience, "the installed program", func() error { return errIfNot(strings.Contains(said(), "msg=serving"), said()) })
 	h.run(t, "curl -sSf http://127.0.0.1:6969/healthz; SPILLWAY_DATA_DIR=/var/lib/spillway spillway ctl ws off")
 	h.run(t, "kill -TERM $(pidof spillway); for i in $(seq 300); do pidof spillway >/dev/null || exit 0; sleep 0.1; done; exit 1")
 
@@ -93,7 +95,7 @@ func TestDebianPackage(t *testing.T) {
 
 	// A relay that is removed ends the forwarding: nobody could afterwards.
 	relay := h.serve(t, "relay", "mkdir -p /var/lib/spillway-relay; exec /usr/bin/spillway relay --data_dir=/var/lib/spillway-relay --relay.mode=kernel --relay.backends=10.66.0.2:6969")
-	eventually(t, "relay up", func() error { return errIfNot(strings.Contains(relay(), "msg=relaying"), relay()) })
+	waittest.Done(t, waittest.Patience, "relay up", func() error { return errIfNot(strings.Contains(relay(), "msg=relaying"), relay()) })
 	h.run(t, "kill -TERM $(pidof spillway); for i in $(seq 300); do pidof spillway >/dev/null || exit 0; sleep 0.1; done; exit 1")
 	h.run(t, "nft list table inet spillway_relay > /dev/null; sysctl -n net.ipv4.ip_forward | grep -qx 1")
 	h.run(t, "dpkg -r spillway")

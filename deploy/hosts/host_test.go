@@ -193,20 +193,3 @@ func join(t *testing.T, a *host, aName string, aAddrs []string, b *host, bName s
 		end.run(t, "ip link set "+end.name+" up")
 	}
 }
-
-// eventually polls until f is content, and fails the test with f's last complaint when it never is.
-func eventually(t *testing.T, what string, f func() error) {
-	t.Helper()
-	const within = 30 * time.Second
-	deadline := time.Now().Add(within)
-	for {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %v: %v", what, within, err)
-		}
-		<-time.After(100 * time.Millisecond)
-	}
-}

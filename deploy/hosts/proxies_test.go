@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"spillway/internal/waittest"
 )
 
 // Fewer connections than the file has, for machines whose limit of open files is low.
@@ -56,9 +58,9 @@ func TestProxies(t *testing.T) {
 				t.Errorf("%s: %s", tc.file, out)
 			}
 			tracker := host.serve(t, "tracker", "exec /run/bin/spillway serve --data_dir=/run/data --http.listen=127.0.0.1:6969 --udp.listen= --http.trusted_proxies=127.0.0.1 "+tc.tracker)
-			eventually(t, "tracker up", func() error { return errIfNot(strings.Contains(tracker(), "msg=serving"), tracker()) })
+			waittest.Done(t, waittest.Patience, "tracker up", func() error { return errIfNot(strings.Contains(tracker(), "msg=serving"), tracker()) })
 			host.serve(t, tc.name, tc.run)
-			eventually(t, "proxy up", func() error {
+			waittest.Done(t, waittest.Patience, "proxy up", func() error {
 				out, err := client.try(t, "curl -sS -m 20 -f http://198.51.100.1/healthz")
 				return errIfNot(err == nil, out)
 			})
@@ -85,11 +87,12 @@ func TestProxies(t *testing.T) {
 
 			// A WebSocket passes, on any path; curl leaves it open until its time is over.
 			for _, url := range urls {
-				eventually(t, "WebSocket at "+url, func() error {
+				waittest.Done(t, waittest.Patience, "WebSocket at "+url, func() error {
 					out, _ := client.try(t, "curl -s -k -g -i -m 2 --http1.1 -H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Sec-WebSocket-Version: 13' "+
 						"-H 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==' "+url+"/any/path")
 					return errIfNot(strings.HasPrefix(out, "HTTP/1.1 101"), out)
 				})
+
 			}
 
 			// Fifty clients one after the other share the proxy's connections, where it knows what a request is. In TIME_WAIT are the last
@@ -103,11 +106,12 @@ func TestProxies(t *testing.T) {
 
 			// A dead tracker is told: by a page where the proxy can make one, by an end of the connection else.
 			host.run(t, "kill -TERM $(pidof spillway)")
-			eventually(t, "refusal", func() error {
+			waittest.Done(t, waittest.Patience, "refusal", func() error {
 				out, err := client.try(t, "curl -s -m 20 -o /dev/null -w '%{http_code}' http://198.51.100.1/healthz")
 				late := err != nil && strings.HasSuffix(err.Error(), " "+silence)
 				return errIfNot(!late && (strings.HasPrefix(out, "50") || out == "000"), out)
 			})
+
 		})
 	}
 }

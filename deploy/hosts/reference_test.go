@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"spillway/internal/waittest"
 )
 
 // reference is the set-up of docs/install.md: a client, a relay and a backend, each on a network of its own, and WireGuard between the
@@ -70,10 +72,11 @@ func (r reference) tunnel(t *testing.T) {
 			t.Fatalf("wg-quick up on the %s: %v\n%s", end.name, err, out)
 		}
 	}
-	eventually(t, "tunnel", func() error {
+	waittest.Done(t, waittest.Patience, "tunnel", func() error {
 		out := r.relay.run(t, "wg show wg0 latest-handshakes")
 		return errIfNot(!strings.HasSuffix(strings.TrimSpace(out), "\t0"), out)
 	})
+
 }
 
 // What curl's exit code is when nothing comes in time, and when the connection is refused.
@@ -113,9 +116,9 @@ func TestReferenceSetUp(t *testing.T) {
 			}
 			r.tunnel(t)
 			said := r.backend.serve(t, "tracker", `/run/bin/spillway serve --data_dir=/run/data --http.listen=10.66.0.2:6969,[fd66::2]:6969 --udp.listen=`)
-			eventually(t, "tracker up", func() error { return errIfNot(strings.Contains(said(), "msg=serving"), said()) })
+			waittest.Done(t, waittest.Patience, "tracker up", func() error { return errIfNot(strings.Contains(said(), "msg=serving"), said()) })
 			relay := r.relay.serve(t, "relay", `/run/bin/spillway relay --data_dir=/run/data --relay.mode=kernel --relay.backends=10.66.0.2:6969,[fd66::2]:6969`)
-			eventually(t, "relay up", func() error { return errIfNot(strings.Contains(relay(), "msg=relaying"), relay()) })
+			waittest.Done(t, waittest.Patience, "relay up", func() error { return errIfNot(strings.Contains(relay(), "msg=relaying"), relay()) })
 			r.works(t, firewall.name, relay)
 		})
 	}
@@ -133,10 +136,11 @@ func (r reference) works(t *testing.T, firewall string, relay func() string) {
 	// A peer is stored under the address it came from, and given to the next.
 	for i, at := range []string{"203.0.113.10", "[2001:db8:2::10]"} {
 		var out string
-		eventually(t, "announce through the relay", func() (err error) {
+		waittest.Done(t, waittest.Patience, "announce through the relay", func() (err error) {
 			out, err = r.client.try(t, fmt.Sprintf(announceTo, at, 1, 6881, 1))
 			return err
 		})
+
 		out += r.client.run(t, fmt.Sprintf(announceTo, at, 2, 6882, 0))
 		want := []string{"12:198.51.100.9", "13:2001:db8:1::9"}[i]
 		if !strings.Contains(out, want) || !strings.Contains(out, "6881") {
@@ -185,7 +189,7 @@ func (r reference) works(t *testing.T, firewall string, relay func() string) {
 // refused waits until the client is refused by all of these. A busy machine may take longer than answers waits.
 func (r reference) refused(t *testing.T, at ...string) {
 	t.Helper()
-	eventually(t, "refusal", func() error {
+	waittest.Done(t, waittest.Patience, "refusal", func() error {
 		for at, got := range r.client.answers(t, at...) {
 			if got != refused {
 				return fmt.Errorf("%s: curl's exit code is %s, want %s", at, got, refused)
@@ -193,6 +197,7 @@ func (r reference) refused(t *testing.T, at ...string) {
 		}
 		return nil
 	})
+
 }
 
 func errIfNot(ok bool, said string) error {

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"spillway/internal/waittest"
 )
 
 // unit is what a service file says: for each key all its values, in order.
@@ -111,9 +113,10 @@ func TestUnitsForbidNothingNeeded(t *testing.T) {
 			}
 			h.run(t, "mkdir -m 700 /run/state; case '"+tc.setpriv+"' in *reuid*) chown 65534:65534 /run/state;; esac; touch /run/trace; chmod 666 /run/trace")
 			said := h.serve(t, "program", "export STATE_DIRECTORY=/run/state; exec "+tc.setpriv+" strace -f -qq -o /run/trace "+tc.command)
-			eventually(t, "start", func() error {
+			waittest.Done(t, waittest.Patience, "start", func() error {
 				return errIfNot(regexp.MustCompile(`msg=(serving|relaying)`).MatchString(said()), said())
 			})
+
 			h.run(t, tc.use)
 			h.run(t, `kill -TERM $(pidof spillway); for i in $(seq 300); do pidof spillway >/dev/null || exit 0; sleep 0.1; done; exit 1`)
 			u.judge(t, h.run(t, "cat /run/trace"), regexp.MustCompile(tc.writes))

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"spillway/internal/waittest"
 )
 
 // machine is a Debian that systemd has booted, with a root, processes, network and cgroups of its own (testdata/root.sh).
@@ -143,13 +145,14 @@ func cgroup(t *testing.T) string {
 	}
 	t.Cleanup(func() {
 		// Groups go once the last process in them has gone; inner ones first.
-		eventually(t, "an empty cgroup", func() error {
+		waittest.Done(t, time.Minute, "an empty cgroup", func() error {
 			out, err := exec.Command("find", group, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";").CombinedOutput()
 			if _, gone := os.Stat(group); os.IsNotExist(gone) {
 				return nil
 			}
 			return fmt.Errorf("%w: %s", err, out)
 		})
+
 	})
 	return group
 }
@@ -215,22 +218,5 @@ func (m *machine) put(t *testing.T, from, to string) {
 	cmd.Stdin = f
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("put %s: %v\n%s", to, err, out)
-	}
-}
-
-// eventually polls until f is content, and fails the test with f's last complaint when it never is.
-func eventually(t *testing.T, what string, f func() error) {
-	t.Helper()
-	const within = time.Minute
-	deadline := time.Now().Add(within)
-	for {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %v: %v", what, within, err)
-		}
-		<-time.After(100 * time.Millisecond)
 	}
 }

@@ -10,6 +10,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"spillway/internal/waittest"
 )
 
 // packages builds the program, and two Debian packages of it, the second newer than the first.
@@ -108,10 +111,11 @@ func serves(t *testing.T, m *machine) {
 		t.Errorf("UDP: got %q, %v", out, err)
 	}
 	m.run(t, "spillway ctl ws off; spillway ctl status; spillway ctl ws on")
-	eventually(t, "a snapshot", func() error {
+	waittest.Done(t, time.Minute, "a snapshot", func() error {
 		_, err := m.try(t, "test -s /var/lib/spillway/swarms.snapshot")
 		return err
 	})
+
 	status := m.run(t, "cat /proc/"+m.is(t, "spillway", "MainPID")+"/status")
 	for _, want := range []string{"CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"} {
 		if !strings.Contains(status, want) {
@@ -129,12 +133,13 @@ func serves(t *testing.T, m *machine) {
 func reloaded(t *testing.T, m *machine) {
 	pid := m.is(t, "spillway", "MainPID")
 	m.run(t, "echo 'tracker: {interval: 40m}' >> /etc/spillway/spillway.yaml; systemctl reload spillway")
-	eventually(t, "a reload", func() error {
+	waittest.Done(t, time.Minute, "a reload", func() error {
 		if out := m.run(t, "journalctl --no-pager -o cat -u spillway"); !strings.Contains(out, "msg=reloaded changed=[tracker.interval]") {
 			return errors.New(out)
 		}
 		return nil
 	})
+
 	if now := m.is(t, "spillway", "MainPID"); now != pid {
 		t.Errorf("process: got %s, want %s as before", now, pid)
 	}
@@ -143,19 +148,20 @@ func reloaded(t *testing.T, m *machine) {
 // comesBack waits until a unit runs in another process than pid, and says how often systemd has started it by itself.
 func comesBack(t *testing.T, m *machine, unit, pid string) {
 	t.Helper()
-	eventually(t, unit+" comes back", func() error {
+	waittest.Done(t, time.Minute, unit+" comes back", func() error {
 		if active, now := m.is(t, unit, "ActiveState"), m.is(t, unit, "MainPID"); active != "active" || now == pid || now == "0" {
 			return fmt.Errorf("%s, process %s", active, now)
 		}
 		return nil
 	})
+
 }
 
 // hasSwarm announces a leecher, once and for all: it is to be told of the seeder that has announced first. On a busy machine it may be
 // told to come back later, which is an answer too.
 func hasSwarm(t *testing.T, m *machine) {
 	t.Helper()
-	eventually(t, "an announce that is not refused", func() error {
+	waittest.Done(t, time.Minute, "an announce that is not refused", func() error {
 		out, err := m.announce(t, 1002, "1")
 		if err != nil || !strings.Contains(out, "14:failure reason") && (!strings.Contains(out, "8:completei1e") || !strings.Contains(out, "\x7f\x00\x00\x01\x03\xe9")) {
 			t.Fatalf("the seeder of before: got %q, %v", out, err)
@@ -165,15 +171,17 @@ func hasSwarm(t *testing.T, m *machine) {
 		}
 		return nil
 	})
+
 }
 
 func killed(t *testing.T, m *machine) {
 	pid := m.is(t, "spillway", "MainPID")
 	// One of the next snapshots has the seeder.
-	eventually(t, "a snapshot with the seeder", func() error {
+	waittest.Done(t, time.Minute, "a snapshot with the seeder", func() error {
 		_, err := m.try(t, "grep -q aaaaaaaaaaaaaaaaaaaa /var/lib/spillway/swarms.snapshot")
 		return err
 	})
+
 	m.run(t, "kill -9 "+pid)
 	comesBack(t, m, "spillway", pid)
 	hasSwarm(t, m)
@@ -183,7 +191,7 @@ func hangs(t *testing.T, m *machine) {
 	m.run(t, "systemctl stop spillway; mkdir -p /run/systemd/system/spillway.service.d; printf '[Service]\\nWatchdogSec=10s\\n' > /run/systemd/system/spillway.service.d/test.conf; systemctl daemon-reload; systemctl start spillway")
 	pid, before := m.is(t, "spillway", "MainPID"), m.is(t, "spillway", "WatchdogTimestampMonotonic")
 	for range 2 {
-		eventually(t, "a sign of life", func() error {
+		waittest.Done(t, time.Minute, "a sign of life", func() error {
 			now := m.is(t, "spillway", "WatchdogTimestampMonotonic")
 			if now == before {
 				return errors.New("the last was at " + before)
@@ -191,6 +199,7 @@ func hangs(t *testing.T, m *machine) {
 			before = now
 			return nil
 		})
+
 	}
 	if now := m.is(t, "spillway", "MainPID"); now != pid {
 		t.Fatalf("it lives, and was started again: process %s, then %s", pid, now)
@@ -198,7 +207,7 @@ func hangs(t *testing.T, m *machine) {
 	m.run(t, "kill -STOP "+pid)
 	comesBack(t, m, "spillway", pid)
 	hasSwarm(t, m)
-	eventually(t, "why, in the journal", func() error {
+	waittest.Done(t, time.Minute, "why, in the journal", func() error {
 		out := m.run(t, "journalctl --no-pager -o cat -u spillway")
 		for _, want := range []string{"Watchdog timeout", "SIGABRT: abort", "goroutine "} {
 			if !strings.Contains(out, want) {
@@ -207,6 +216,7 @@ func hangs(t *testing.T, m *machine) {
 		}
 		return nil
 	})
+
 	m.run(t, "rm -r /run/systemd/system/spillway.service.d; systemctl daemon-reload; systemctl restart spillway")
 	hasSwarm(t, m)
 }

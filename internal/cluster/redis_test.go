@@ -23,6 +23,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"spillway/internal/waittest"
 	"spillway/tracker/swarm/shared/link"
 )
 
@@ -55,13 +56,14 @@ func (r *redisServer) start() {
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatalf("%v; .ci/install installs it", err)
 	}
-	eventually(r.t, patience, "redis answers", func() bool {
+	waittest.Until(r.t, patience, "redis answers", func() bool {
 		c, err := net.Dial("tcp", r.addr)
 		if err == nil {
 			_ = c.Close()
 		}
 		return err == nil
 	})
+
 }
 
 func (r *redisServer) kill() {
@@ -116,7 +118,7 @@ func (n *tester) gotOrders() string {
 // meet waits until both know of one another.
 func meet(t *testing.T, a, b *tester) {
 	t.Helper()
-	eventually(t, patience, "nodes meet", func() bool { return a.Alive(b.ID()) && b.Alive(a.ID()) })
+	waittest.Until(t, patience, "nodes meet", func() bool { return a.Alive(b.ID()) && b.Alive(a.ID()) })
 }
 
 // TestNodesTalk: messages arrive, whole, in order and soon; a node that ends is known to have, at once if it says so and after its
@@ -137,7 +139,7 @@ func TestNodesTalk(t *testing.T) {
 				t.Fatalf("message %d: not taken", i)
 			}
 		}
-		eventually(t, patience, "all arrive", func() bool { m, _ := b.got(); return len(m)-len(before) == want })
+		waittest.Until(t, patience, "all arrive", func() bool { m, _ := b.got(); return len(m)-len(before) == want })
 		t.Logf("%s: %d messages in %v", round, want, time.Since(began))
 		m, _ := b.got()
 		for i, text := range m[len(before):] {
@@ -155,12 +157,12 @@ func TestNodesTalk(t *testing.T) {
 	}
 	began := time.Now()
 	c.stop()
-	eventually(t, lifetime*2/3, "a node that stops is gone at once", func() bool { return !a.Alive(c.ID()) })
+	waittest.Until(t, lifetime*2/3, "a node that stops is gone at once", func() bool { return !a.Alive(c.ID()) })
 	t.Logf("stopped node unknown after %v", time.Since(began))
 
 	r.kill()
-	eventually(t, patience, "messages are refused", func() bool { return !a.Send(b.ID(), []byte("lost")) })
-	eventually(t, lifetime+patience, "nobody is known to live", func() bool { return !a.Alive(b.ID()) && len(a.Peers()) == 0 })
+	waittest.Until(t, patience, "messages are refused", func() bool { return !a.Send(b.ID(), []byte("lost")) })
+	waittest.Until(t, lifetime+patience, "nobody is known to live", func() bool { return !a.Alive(b.ID()) && len(a.Peers()) == 0 })
 	r.start()
 	meet(t, a, b)
 	talk("again")
@@ -168,11 +170,11 @@ func TestNodesTalk(t *testing.T) {
 	// A hang is known too, and ends.
 	_ = r.cmd.Process.Signal(syscall.SIGSTOP)
 	began = time.Now()
-	eventually(t, patience, "messages are refused", func() bool { return !a.Send(b.ID(), []byte("lost")) })
+	waittest.Until(t, patience, "messages are refused", func() bool { return !a.Send(b.ID(), []byte("lost")) })
 	t.Logf("messages to a hung Redis refused after %v", time.Since(began))
 	_ = r.cmd.Process.Signal(syscall.SIGCONT)
 	meet(t, a, b)
-	eventually(t, patience, "messages are taken", func() bool { return a.Send(b.ID(), []byte("x")) })
+	waittest.Until(t, patience, "messages are taken", func() bool { return a.Send(b.ID(), []byte("x")) })
 }
 
 // TestOrders: those that are there are told, those that come later too, and those that come back; the last word counts; what Redis
@@ -192,7 +194,7 @@ func TestOrders(t *testing.T) {
 	wants := func(n *tester, want string) {
 		t.Helper()
 		began := time.Now()
-		eventually(t, patience, "orders "+want, func() bool { return n.gotOrders() == want })
+		waittest.Until(t, patience, "orders "+want, func() bool { return n.gotOrders() == want })
 		t.Logf("%s after %v", want, time.Since(began))
 	}
 	order(a, "switch ws", "off", 0)
@@ -211,7 +213,7 @@ func TestOrders(t *testing.T) {
 
 	// Redis is killed. An order is kept, and told when it is back; what it has forgotten as well.
 	r.kill()
-	eventually(t, patience, "b knows", func() bool { return !b.up.Load() })
+	waittest.Until(t, patience, "b knows", func() bool { return !b.up.Load() })
 	began := time.Now()
 	err := b.Order(context.Background(), "switch ws", "on", 0, 0)
 	if !errors.Is(err, ErrUntold) || time.Since(began) > patience {
@@ -222,10 +224,11 @@ func TestOrders(t *testing.T) {
 	r.start()
 	wants(a, "switch ws=on")
 	c := startNode(t, r, "")
-	eventually(t, patience, "a node that is new", func() bool {
+	waittest.Until(t, patience, "a node that is new", func() bool {
 		got := c.gotOrders()
 		return strings.Contains(got, "switch ws=on") && strings.Contains(got, "block x=yes") && strings.Contains(got, "switch udp=off") && len(strings.Fields(got)) == 6
 	})
+
 	if got := b.gotOrders(); got != "" {
 		t.Errorf("b, which knew all: got %q, want nothing", got)
 	}
@@ -238,7 +241,7 @@ func TestOrders(t *testing.T) {
 		t.Fatal(err)
 	}
 	order(a, "switch http", "last", 0)
-	eventually(t, patience, "c hears the last", func() bool { return strings.HasSuffix(c.gotOrders(), "switch http=last") })
+	waittest.Until(t, patience, "c hears the last", func() bool { return strings.HasSuffix(c.gotOrders(), "switch http=last") })
 	if got := c.gotOrders(); strings.Contains(got, "early") {
 		t.Errorf("c: got %q, want no early", got)
 	}
@@ -282,10 +285,11 @@ func TestRights(t *testing.T) {
 		if err := a.Order(context.Background(), "switch ws", "off", time.Minute, 0); err != nil {
 			t.Error(err)
 		}
-		eventually(t, patience, "message and order arrive", func() bool {
+		waittest.Until(t, patience, "message and order arrive", func() bool {
 			m, o := b.got()
 			return len(m) == 1 && len(o) == 1
 		})
+
 	}
 }
 
@@ -302,9 +306,10 @@ func startMasters(t *testing.T) (masters []*redisServer) {
 	}
 	for _, m := range masters {
 		c := redis.NewClient(&redis.Options{Addr: m.addr, DisableIdentity: true, Protocol: 2})
-		eventually(t, patience, "the cluster is up", func() bool {
+		waittest.Until(t, patience, "the cluster is up", func() bool {
 			return strings.Contains(c.ClusterInfo(context.Background()).Val(), "cluster_state:ok")
 		})
+
 		_ = c.Close()
 	}
 	return masters
@@ -322,7 +327,7 @@ func TestMastersDie(t *testing.T) {
 			masters[round-1].start()
 		}
 		began := time.Now()
-		eventually(t, patience, "both ways", func() bool {
+		waittest.Until(t, patience, "both ways", func() bool {
 			text := fmt.Appendf(nil, "%d %d", round, time.Now().UnixNano())
 			there := a.Alive(b.ID()) && b.Alive(a.ID()) && a.Send(b.ID(), text) && b.Send(a.ID(), text)
 			time.Sleep(20 * time.Millisecond)
@@ -330,15 +335,17 @@ func TestMastersDie(t *testing.T) {
 			n, _ := b.got()
 			return there && len(m) > 0 && len(n) > 0 && m[len(m)-1] == string(text) && n[len(n)-1] == string(text)
 		})
+
 		t.Logf("round %d: talk after %v", round, time.Since(began))
 		what := fmt.Sprintf("switch %d", round)
-		eventually(t, patience, "an order is taken", func() bool {
+		waittest.Until(t, patience, "an order is taken", func() bool {
 			return a.Order(context.Background(), what, "off", 0, 0) == nil
 		})
-		eventually(t, patience, "and followed", func() bool { return strings.Contains(b.gotOrders(), what+"=off") })
+
+		waittest.Until(t, patience, "and followed", func() bool { return strings.Contains(b.gotOrders(), what+"=off") })
 	}
 	c := startNode(t, masters[0], "")
-	eventually(t, patience, "a new node knows all", func() bool { _, o := c.got(); return len(o) == len(masters)+1 })
+	waittest.Until(t, patience, "a new node knows all", func() bool { _, o := c.got(); return len(o) == len(masters)+1 })
 }
 
 // freePort is below those that Linux gives to outgoing connections, and leaves room for a cluster node's bus at +10000.

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"spillway/internal/waittest"
 )
 
 // libtorrentOn makes clients for moveFile that live on one address.
@@ -141,11 +143,12 @@ func TestDelugeAnnounces(t *testing.T) {
 
 	deluged := start(t, "deluged", "deluged", "--do-not-daemonize", "--config", config, "--port", strconv.Itoa(rpcPort), "--loglevel", "info")
 	// Until the daemon answers the console fails; added twice, a torrent is still one.
-	eventually(t, 30*time.Second, "torrent added", func() error {
+	waittest.Done(t, 30*time.Second, "torrent added", func() error {
 		_, err := output("deluge-console", "--config", config,
 			fmt.Sprintf("connect 127.0.0.1:%d e2e e2e; add -p %s %s", rpcPort, dir, p.torrent))
 		return err
 	})
+
 	started := rec.announced(t, "started")
 	started.has(t, map[string]string{
 		"info_hash": string(p.hash[:]), "port": strconv.Itoa(port), "left": strconv.Itoa(size), "compact": "1", "numwant": "200",

@@ -22,6 +22,8 @@ import (
 	"github.com/anacrolix/torrent/metainfo"
 	"github.com/gobwas/ws"
 	"github.com/gobwas/ws/wsutil"
+
+	"spillway/internal/waittest"
 )
 
 // rawPeer is a WebTorrent peer without WebRTC.
@@ -158,12 +160,13 @@ func (tr *tracker) metric(t *testing.T, name string) (value float64) {
 func together(t *testing.T, nodes ...*tracker) {
 	t.Helper()
 	for _, tr := range nodes {
-		eventually(t, 10*time.Second, "nodes meet", func() error {
+		waittest.Done(t, 10*time.Second, "nodes meet", func() error {
 			if got := tr.metric(t, "spillway_cluster_nodes"); got != float64(len(nodes)) {
 				return fmt.Errorf("got %v nodes, want %d", got, len(nodes))
 			}
 			return nil
 		})
+
 	}
 	time.Sleep(300 * time.Millisecond) // a beat, in which the last to come has said that it listens
 }
@@ -223,13 +226,14 @@ func TestWebTorrentPeersOnTwoNodes(t *testing.T) {
 	// A node is killed. Nobody is sent to its peers, and nobody counts them, though they have minutes to live.
 	gone := newRawPeer(t, c, hash, 4)
 	gone.announce(0, "doomed")
-	eventually(t, 5*time.Second, "three peers in the swarm", func() error {
+	waittest.Done(t, 5*time.Second, "three peers in the swarm", func() error {
 		p.announce(5, "all")
 		if gone.next("offer", 200*time.Millisecond) == nil {
 			return fmt.Errorf("no offer reaches the third")
 		}
 		return nil
 	})
+
 	infoHash := metainfo.Hash([]byte(hash))
 	a.wantCounts(t, infoHash, counts{Incomplete: 3})
 	c.kill()
@@ -266,12 +270,13 @@ func TestWebTorrentPeersOnTwoNodes(t *testing.T) {
 	_ = near.conn.Close()
 	r.again()
 	back := time.Now()
-	eventually(t, 20*time.Second, "they meet again", func() error {
+	waittest.Done(t, 20*time.Second, "they meet again", func() error {
 		p.drain()
 		q.drain()
 		_, err := p.meets(q, "after redis")
 		return err
 	})
+
 	t.Logf("met again %v after redis was back", time.Since(back))
 	for _, tr := range []*tracker{a, b} {
 		tr.stop(t)
@@ -304,12 +309,13 @@ func (tr *tracker) ctl(t *testing.T, args ...string) (string, error) {
 func (tr *tracker) wantMode(t *testing.T, endpoint, want string, since time.Time) {
 	t.Helper()
 	op := tr.operator(t)
-	eventually(t, 20*time.Second, endpoint+" "+want, func() error {
+	waittest.Done(t, 20*time.Second, endpoint+" "+want, func() error {
 		if got, by := op.mode(t, endpoint); got != want {
 			return fmt.Errorf("got %s by %q", got, by)
 		}
 		return nil
 	})
+
 	t.Logf("%s %s after %v", endpoint, want, time.Since(since).Round(time.Millisecond))
 }
 
@@ -411,7 +417,7 @@ func TestSwitchAndBlockAllNodes(t *testing.T) {
 func (tr *tracker) wantBlocked(t *testing.T, hash metainfo.Hash, want bool) {
 	t.Helper()
 	op := tr.operator(t)
-	eventually(t, 20*time.Second, fmt.Sprintf("blocked %v", want), func() error {
+	waittest.Done(t, 20*time.Second, fmt.Sprintf("blocked %v", want), func() error {
 		var blocks struct{ Blocks []struct{ Value string } }
 		op.do(t, http.MethodGet, "blocks", "", &blocks)
 		if got := len(blocks.Blocks) == 1 && blocks.Blocks[0].Value == hash.HexString(); got != want {
@@ -419,6 +425,7 @@ func (tr *tracker) wantBlocked(t *testing.T, hash metainfo.Hash, want bool) {
 		}
 		return nil
 	})
+
 }
 
 // TestClusterPageInChromium: the operator's page of one node shows the other, where WebSockets are off, turns them on all nodes, and
@@ -439,7 +446,7 @@ func TestClusterPageInChromium(t *testing.T) {
 		says string
 		do   func()
 	}{{"kill beta", b.kill}, {"kill redis", r.kill}} {
-		eventually(t, 2*time.Minute, step.says, func() error {
+		waittest.Done(t, 2*time.Minute, step.says, func() error {
 			select {
 			case <-p.exited:
 				t.Fatalf("the page ended before %q", step.says)
@@ -450,6 +457,7 @@ func TestClusterPageInChromium(t *testing.T) {
 			}
 			return nil
 		})
+
 		step.do()
 	}
 	saysOK(t, p, 2*time.Minute)

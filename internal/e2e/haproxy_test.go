@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/anacrolix/torrent/metainfo"
+
+	"spillway/internal/waittest"
 )
 
 // haproxyAddr is the address the proxy's connections come from; nobody else uses it.
@@ -47,10 +49,11 @@ func startHAProxy(t *testing.T, tr *tracker, option, server string) {
 	writeFile(t, conf, fmt.Sprintf(haproxyConf, port, option, haproxyAddr, backend.Host, server))
 	start(t, "haproxy", "haproxy", "-db", "-f", conf)
 	tr.announce = fmt.Sprintf("http://127.0.0.1:%d/announce", port)
-	eventually(t, 10*time.Second, "HAProxy up", func() error {
+	waittest.Done(t, 10*time.Second, "HAProxy up", func() error {
 		_, err := get(tr.page("/healthz"))
 		return err
 	})
+
 }
 
 func TestHAProxyForwardedFor(t *testing.T) {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/anacrolix/torrent/metainfo"
+
+	"spillway/internal/waittest"
 )
 
 // nginxAddr is the address nginx's connections come from; nobody else uses it.
@@ -57,10 +59,11 @@ func TestNginxKeepAliveUpstream(t *testing.T) {
 	writeFile(t, conf, fmt.Sprintf(nginxConf, filepath.Dir(conf), port, backend.Host, nginxAddr))
 	start(t, "nginx", "nginx", "-e", "stderr", "-c", conf)
 	tr.announce = fmt.Sprintf("http://127.0.0.1:%d/announce", port)
-	eventually(t, 10*time.Second, "nginx up", func() error {
+	waittest.Done(t, 10*time.Second, "nginx up", func() error {
 		_, err := get(tr.page("/healthz"))
 		return err
 	})
+
 	moveFile(t, tr, newPayload(t, 8*mib, tr.announce), libtorrentOn("127.0.0.1"))
 
 	// Two hundred announces one after the other, each on a new connection of its client, share nginx's to us.

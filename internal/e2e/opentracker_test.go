@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/anacrolix/torrent/metainfo"
+
+	"spillway/internal/waittest"
 )
 
 // startOpentracker runs Debian's build, which serves listed info hashes alone, and returns its announce URL.
@@ -35,10 +37,11 @@ func startOpentracker(t *testing.T, hashes []metainfo.Hash) string {
 	port := fmt.Sprint(freePort(t))
 	start(t, "opentracker", "opentracker", "-i", "127.0.0.1", "-p", port, "-P", port, "-d", dir, "-w", "whitelist")
 	url := "http://127.0.0.1:" + port + "/announce"
-	eventually(t, 10*time.Second, "opentracker up", func() error {
+	waittest.Done(t, 10*time.Second, "opentracker up", func() error {
 		_, err := scrape(url, hashes[0])
 		return err
 	})
+
 	return url
 }
 

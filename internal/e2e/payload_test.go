@@ -13,6 +13,8 @@ import (
 
 	"github.com/anacrolix/torrent/bencode"
 	"github.com/anacrolix/torrent/metainfo"
+
+	"spillway/internal/waittest"
 )
 
 const mib = 1 << 20
@@ -71,7 +73,7 @@ func newPayload(t *testing.T, size int64, announce ...string) payload {
 // arrivesIn waits until the same bytes stand in dir.
 func (p payload) arrivesIn(t *testing.T, dir string) {
 	t.Helper()
-	eventually(t, 2*time.Minute, "payload in "+dir, func() error {
+	waittest.Done(t, 2*time.Minute, "payload in "+dir, func() error {
 		f, err := os.Open(filepath.Join(dir, p.file))
 		if err != nil {
 			return err
@@ -87,4 +89,5 @@ func (p payload) arrivesIn(t *testing.T, dir string) {
 		}
 		return nil
 	})
+
 }

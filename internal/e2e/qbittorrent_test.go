@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"spillway/internal/waittest"
 )
 
 // qBittorrent is a qbittorrent-nox driven through its WebUI API.
@@ -63,10 +65,11 @@ func startQBittorrent(t *testing.T, name string) *qBittorrent {
 	writeFile(t, filepath.Join(profile, "qBittorrent/config/qBittorrent.conf"),
 		fmt.Sprintf(qBittorrentConf, webPort, freePort(t)))
 	q.process = start(t, "qbittorrent-"+name, "qbittorrent-nox", "--profile="+profile)
-	eventually(t, 30*time.Second, name+" WebUI", func() error {
+	waittest.Done(t, 30*time.Second, name+" WebUI", func() error {
 		_, err := get(q.api + "app/version")
 		return err
 	})
+
 	return q
 }
 
@@ -106,7 +109,7 @@ func (q *qBittorrent) post(t *testing.T, path, contentType string, body io.Reade
 // done waits until the only torrent is complete.
 func (q *qBittorrent) done(t *testing.T) {
 	t.Helper()
-	eventually(t, time.Minute, q.name+" complete", func() error {
+	waittest.Done(t, time.Minute, q.name+" complete", func() error {
 		var torrents []struct {
 			Progress float64 `json:"progress"`
 			State    string  `json:"state"`
@@ -119,6 +122,7 @@ func (q *qBittorrent) done(t *testing.T) {
 		}
 		return nil
 	})
+
 }
 
 // remove drops all torrents, which announces "stopped".

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"spillway/internal/waittest"
 )
 
 // recorderAddr is where a recorder's requests come from; a tracker behind one trusts it.
@@ -93,7 +95,7 @@ func (rec *recorder) keep(r *http.Request) int {
 func (rec *recorder) announced(t *testing.T, event string) recorded {
 	t.Helper()
 	var got recorded
-	eventually(t, 30*time.Second, fmt.Sprintf("announce with event %q", event), func() error {
+	waittest.Done(t, 30*time.Second, fmt.Sprintf("announce with event %q", event), func() error {
 		rec.mu.Lock()
 		defer rec.mu.Unlock()
 		for _, got = range rec.requests {
@@ -103,6 +105,7 @@ func (rec *recorder) announced(t *testing.T, event string) recorded {
 		}
 		return fmt.Errorf("%d requests, none like it", len(rec.requests))
 	})
+
 	return got
 }
 

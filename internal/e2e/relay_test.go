@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/anacrolix/torrent/metainfo"
+
+	"spillway/internal/waittest"
 )
 
 // nobody runs a program without any right of root's.
@@ -37,7 +39,7 @@ func (ns namespace) relay(t *testing.T, prefix []string, flags ...string) *relay
 	}
 	argv := append(append([]string{}, prefix...), publicProgram(t), "relay", "--data_dir="+r.dataDir, "--relay.admin.listen="+r.admin)
 	r.process = ns.start(t, "relay", append(argv, flags...)...)
-	eventually(t, 20*time.Second, "relay up", func() error {
+	waittest.Done(t, 20*time.Second, "relay up", func() error {
 		select {
 		case <-r.exited:
 			t.Fatalf("spillway relay ended at once:\n%s", r.log())
@@ -48,6 +50,7 @@ func (ns namespace) relay(t *testing.T, prefix []string, flags ...string) *relay
 		}
 		return nil
 	})
+
 	return r
 }
 

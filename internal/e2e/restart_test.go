@@ -13,6 +13,8 @@ import (
 
 	"github.com/anacrolix/torrent/metainfo"
 	"github.com/anacrolix/torrent/tracker/udp"
+
+	"spillway/internal/waittest"
 )
 
 // TestWarmAfterCrash: kill -9, start again, and clients find each other as if nothing had been.
@@ -49,13 +51,14 @@ func (tr *tracker) crash(t *testing.T) {
 func waitForWrite(t *testing.T, path string) {
 	t.Helper()
 	before, _ := os.Stat(path)
-	eventually(t, 20*time.Second, "write of "+path, func() error {
+	waittest.Done(t, 20*time.Second, "write of "+path, func() error {
 		now, err := os.Stat(path)
 		if err == nil && before != nil && os.SameFile(now, before) && now.ModTime().Equal(before.ModTime()) {
 			err = errors.New("still the old one")
 		}
 		return err
 	})
+
 }
 
 // TestUDPWarmAfterCrash: kill -9, start again, and a client that has its connection id from before is served at once, with the

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/anacrolix/torrent/metainfo"
+
+	"spillway/internal/waittest"
 )
 
 const nobodyUID = 65534
@@ -32,12 +34,13 @@ func TestServeAsNobody(t *testing.T) {
 	argv := append([]string{"sh", "-c", `umask 0 && exec "$@"`, "sh"}, nobody...)
 	tr.process = start(t, "spillway", append(argv, "--no-new-privs", publicProgram(t), "serve", "--data_dir="+tr.dataDir,
 		"--http.listen=127.0.0.1:0", "--udp.listen=127.0.0.1:0", "--admin.listen=127.0.0.1:0", "--ws=drain")...)
-	eventually(t, 20*time.Second, "announce URL in the log", func() error {
+	waittest.Done(t, 20*time.Second, "announce URL in the log", func() error {
 		if tr.announce = announceURL.FindString(tr.log()); tr.announce == "" {
 			return errors.New("not logged yet")
 		}
 		return nil
 	})
+
 	if status := processStatus(t, tr.cmd.Process.Pid); status["CapEff"] != "0000000000000000" || status["CapBnd"] != "0000000000000000" ||
 		!strings.HasPrefix(status["Uid"], "65534\t65534") || status["NoNewPrivs"] != "1" {
 		t.Fatalf("it has rights: uid %s, effective %s, bound %s, no new ones %s", status["Uid"], status["CapEff"], status["CapBnd"], status["NoNewPrivs"])
@@ -51,7 +54,7 @@ func TestServeAsNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer udp.Close()
-	eventually(t, 10*time.Second, "an answer over UDP", func() error { // a packet may be lost
+	waittest.Done(t, 10*time.Second, "an answer over UDP", func() error {
 		_ = udp.SetDeadline(time.Now().Add(time.Second))
 		_, _ = udp.Write(append(binary.BigEndian.AppendUint64(nil, 0x41727101980), 0, 0, 0, 0, 1, 2, 3, 4))
 		b := make([]byte, 100)
@@ -60,6 +63,7 @@ func TestServeAsNobody(t *testing.T) {
 		}
 		return nil
 	})
+
 	op := tr.operator(t)
 	op.turn(t, "ws", "on")
 	if c, err := webPeer(tr, hash, 1); err != nil {

@@ -18,6 +18,8 @@ import (
 
 	"github.com/anacrolix/torrent/metainfo"
 	"github.com/anacrolix/torrent/tracker/udp"
+
+	"spillway/internal/waittest"
 )
 
 // redisServer is a redis-server, or what $SPILLWAY_TEST_REDIS names, that keeps nothing on disk.
@@ -40,13 +42,14 @@ func (r *redisServer) again() {
 	r.t.Helper()
 	_, port, _ := net.SplitHostPort(r.addr)
 	r.process = start(r.t, "redis", cmp.Or(os.Getenv("SPILLWAY_TEST_REDIS"), "redis-server"), "--port", port, "--bind", "127.0.0.1", "--dir", r.dir, "--save", "", "--appendonly", "no")
-	eventually(r.t, 10*time.Second, "redis answers", func() error {
+	waittest.Done(r.t, 10*time.Second, "redis answers", func() error {
 		c, err := net.Dial("tcp", r.addr)
 		if err == nil {
 			c.Close()
 		}
 		return err
 	})
+
 }
 
 // serveShared starts a tracker that shares swarms.
@@ -72,12 +75,13 @@ func (tr *tracker) degraded(t *testing.T) (part float64, why string) {
 
 func (tr *tracker) wantDegraded(t *testing.T, want bool) {
 	t.Helper()
-	eventually(t, 10*time.Second, fmt.Sprintf("degraded %v", want), func() error {
+	waittest.Done(t, 10*time.Second, fmt.Sprintf("degraded %v", want), func() error {
 		if part, why := tr.degraded(t); (part > 0) != want {
 			return fmt.Errorf("got %v, %q", part, why)
 		}
 		return nil
 	})
+
 }
 
 // TestQBittorrentsOnTwoNodes: one asks node A, the other node B, and the file moves. A third node, which neither has asked, counts.
@@ -221,12 +225,13 @@ func TestUDPOnTwoNodes(t *testing.T) {
 			announce{from: "127.0.0.1", hash: hash, port: 1001, left: 1}.mustTo(t, a.announce)
 		}
 	}
-	eventually(t, 20*time.Second, "redis has been told", func() error {
+	waittest.Done(t, 20*time.Second, "redis has been told", func() error {
 		if n := a.metric(t, "spillway_redis_buffer_bytes"); n > 0 {
 			return fmt.Errorf("%v bytes wait", n)
 		}
 		return nil
 	})
+
 	missed := 0
 	for i := range swarms / 2 {
 		if peers, took := ask(cb, hashOf(i), 1002); peers != "[127.0.0.1:1001]" {

@@ -16,6 +16,8 @@ import (
 
 	"github.com/gobwas/ws"
 	"github.com/gobwas/ws/wsutil"
+
+	"spillway/internal/waittest"
 )
 
 // crowd are WebSockets that announce with offers, all in one swarm, until they are closed; and one who knocks.
@@ -153,7 +155,7 @@ func handshake(t *testing.T, tr *tracker) int {
 // wantGone waits until all sockets are closed.
 func (c *crowd) wantGone(t *testing.T, within time.Duration) {
 	t.Helper()
-	eventually(t, within, "sockets closed", func() error {
+	waittest.Done(t, within, "sockets closed", func() error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if n := len(c.closings); n < len(c.conns) {
@@ -161,6 +163,7 @@ func (c *crowd) wantGone(t *testing.T, within time.Duration) {
 		}
 		return nil
 	})
+
 }
 
 func (c *crowd) close() {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"spillway/internal/waittest"
 )
 
 // With shedder.firewall a source that is blocked is dropped by the kernel, and no other; and let in again with the rule's end.
@@ -44,17 +46,18 @@ func TestShedFirewall(t *testing.T) {
 			t.Fatalf("%v\n%s\n%s", err, out, p.log())
 		}
 	}
-	eventually(t, 20*time.Second, "the tracker listens", func() error { return connect(ns.outside, patience) })
+	waittest.Done(t, 20*time.Second, "the tracker listens", func() error { return connect(ns.outside, patience) })
 	ctl("block", "add", "source", ns.outside, "--for", "1h", "--reason", "test")
-	eventually(t, patience, "its SYN is dropped", func() error {
+	waittest.Done(t, patience, "its SYN is dropped", func() error {
 		if err := connect(ns.outside, 500*time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
 			return fmt.Errorf("got %v, want no answer", err)
 		}
 		return nil
 	})
+
 	if err := connect(other, patience); err != nil {
 		t.Errorf("another source: %v", err)
 	}
 	ctl("block", "rm", "source", ns.outside)
-	eventually(t, patience, "it is let in again", func() error { return connect(ns.outside, patience) })
+	waittest.Done(t, patience, "it is let in again", func() error { return connect(ns.outside, patience) })
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/anacrolix/torrent/metainfo"
 
 	"spillway/internal/flood"
+	"spillway/internal/waittest"
 )
 
 // Floods here take seconds: what is asked is what an operator can do in one, not how much is served
@@ -131,23 +132,25 @@ func TestShedWebSocketsOffInAFlood(t *testing.T) {
 	for try := range 3 {
 		c := newCrowd(t, tr, 50, 200*time.Millisecond)
 		attack := startFlood(t, tr, "ws-offers", "--mode=ws-offers", "--rate=12000", "--conns=2000", "--profile=12s@1")
-		eventually(t, 10*time.Second, "flood", func() error {
+		waittest.Done(t, 10*time.Second, "flood", func() error {
 			if n := op.status(t).WebSockets; n < 1500 {
 				return fmt.Errorf("%d sockets open, want 1500", n)
 			}
 			return nil
 		})
+
 		stop := c.knock(tr)
 		during := tr.cores(t, 2*time.Second)
 		before := op.status(t)
 
 		answered := op.turn(t, "ws", "off")
-		eventually(t, 20*time.Second, "sockets gone", func() error {
+		waittest.Done(t, 20*time.Second, "sockets gone", func() error {
 			if n := op.status(t).WebSockets; n > 0 {
 				return fmt.Errorf("%d sockets open", n)
 			}
 			return nil
 		})
+
 		gone := time.Since(answered)
 		c.wantGone(t, 20*time.Second)
 		knocking := tr.cores(t, time.Second)
@@ -158,12 +161,13 @@ func TestShedWebSocketsOffInAFlood(t *testing.T) {
 		seen := attack.end(t)
 		ended := time.Now()
 		var after float64
-		eventually(t, 30*time.Second, "calm processor", func() error {
+		waittest.Done(t, 30*time.Second, "calm processor", func() error {
 			if after = tr.cores(t, 250*time.Millisecond); after >= 0.1 {
 				return fmt.Errorf("%.2f cores", after)
 			}
 			return nil
 		})
+
 		calm := time.Since(ended)
 		got := c.outage(answered)
 		got.closed = max(got.closed, gone)
@@ -201,13 +205,14 @@ func TestShedKilledInAFlood(t *testing.T) {
 	exec := time.Now()
 	again := &tracker{process: start(t, "spillway-again", spillwayPath, "serve", "--data_dir="+dataDir, "--admin.listen=127.0.0.1:0", "--udp.listen=", listen, "--ws=off"),
 		dataDir: dataDir, announce: tr.announce}
-	eventually(t, 10*time.Second, "a good reply", func() error {
+	waittest.Done(t, 10*time.Second, "a good reply", func() error {
 		reply, err := announce{from: "127.0.0.2", hash: hash, port: 1002, left: 1}.to(again.announce)
 		if err == nil && reply.External == "" {
 			err = errors.New("not served")
 		}
 		return err
 	})
+
 	served := time.Since(exec)
 	for range 20 {
 		if status := handshake(t, again); status != http.StatusServiceUnavailable {

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"spillway/internal/waittest"
 )
 
 // With its memory nearly full the tracker lets no more WebSockets in, then no more connections; those it has are served, and
@@ -76,7 +78,7 @@ func TestShedMemory(t *testing.T) {
 		c.Close()
 	}
 	open = nil
-	eventually(t, 30*time.Second, "connections are accepted again", func() error {
+	waittest.Done(t, 30*time.Second, "connections are accepted again", func() error {
 		c, err := net.Dial("tcp", u.Host)
 		if err != nil {
 			return err
@@ -85,6 +87,7 @@ func TestShedMemory(t *testing.T) {
 		_, err = ask(c, "")
 		return err
 	})
+
 }
 
 func residentBytes(t *testing.T, pid int) (n int64) {

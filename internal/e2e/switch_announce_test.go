@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"spillway/internal/waittest"
 )
 
 // heard is what a client makes of a tracker's answer: the text its user sees, and when it will announce next. Nobody waits for
@@ -98,10 +100,11 @@ func (c announcer) hears(t *testing.T, rec *recorder, mode string) {
 
 func waitHeard(t *testing.T, heardSoFar func() (heard, error)) (h heard) {
 	t.Helper()
-	eventually(t, time.Minute, "an answer heard", func() (err error) {
+	waittest.Done(t, time.Minute, "an answer heard", func() (err error) {
 		h, err = heardSoFar()
 		return err
 	})
+
 	return h
 }
 
@@ -141,12 +144,13 @@ func TestSwitchScrape(t *testing.T) {
 		p := newPayload(t, mib, rec.announce)
 		tm := startLoneTransmission(t, p)
 		var s transmissionTracker
-		eventually(t, time.Minute, "announced and scraped", func() (err error) {
+		waittest.Done(t, time.Minute, "announced and scraped", func() (err error) {
 			if s, err = tm.tracker(); err == nil && (!s.HasScraped || !s.HasAnnounced || s.NextAnnounce == 0 || s.NextScrape == 0) {
 				err = fmt.Errorf("%+v", s)
 			}
 			return err
 		})
+
 		told, n := rec.told(p.hash)
 		next, again := time.Until(time.Unix(s.NextAnnounce, 0)), time.Unix(s.NextScrape, 0).Sub(time.Unix(s.LastScrape, 0))
 		row(t, "scrape", mode, "Transmission 3.00", strconv.Quote(s.ScrapeResult), again, "next announce", next.Round(time.Second), "told", told.Interval, "s")
@@ -160,12 +164,13 @@ func TestSwitchScrape(t *testing.T) {
 		waitHeard(t, lt.nth(1))
 		_ = lt.cmd.Process.Signal(syscall.SIGUSR2)
 		var got []alert
-		eventually(t, 20*time.Second, "libtorrent's scrape", func() error {
+		waittest.Done(t, 20*time.Second, "libtorrent's scrape", func() error {
 			if got = lt.alerts("scrape_reply_alert", "scrape_failed_alert"); len(got) == 0 {
 				return errors.New("no alert")
 			}
 			return nil
 		})
+
 		row(t, "scrape", mode, "libtorrent 2.0.8", strconv.Quote(got[0].Message))
 		if got[0].Alert != "scrape_reply_alert" {
 			t.Errorf("%s: got %+v", mode, got)

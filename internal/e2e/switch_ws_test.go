@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"spillway/internal/waittest"
 )
 
 // WebTorrent, as pages have it, in each mode.
@@ -55,12 +57,13 @@ func TestSwitchWebSocketsDrain(t *testing.T) {
 	tr := serve(t)
 	op := tr.operator(t)
 	p := start(t, "switch_drain.mjs", "node", "testdata/switch_drain.mjs", tr.webSocket(), "100")
-	eventually(t, 30*time.Second, "sockets open", func() error {
+	waittest.Done(t, 30*time.Second, "sockets open", func() error {
 		if all := drainedOf(p); len(all) == 0 || all[0].Open != sockets {
 			return errors.New("not all")
 		}
 		return nil
 	})
+
 	answered := op.turn(t, "ws", "drain")
 	if status := handshake(t, tr); status != 503 {
 		t.Errorf("handshake in a drain: got %d, want 503", status)

@@ -15,6 +15,8 @@ import (
 
 	"github.com/anacrolix/torrent/bencode"
 	"github.com/anacrolix/torrent/metainfo"
+
+	"spillway/internal/waittest"
 )
 
 // tracker is `spillway serve` on a port the kernel chose.
@@ -38,7 +40,7 @@ func serveOn(t *testing.T, dataDir string, flags ...string) *tracker {
 	t.Helper()
 	argv := append([]string{spillwayPath, "serve", "--data_dir=" + dataDir, "--admin.listen=127.0.0.1:0", "--udp.listen="}, flags...)
 	tr := &tracker{process: start(t, "spillway", argv...), dataDir: dataDir}
-	eventually(t, 20*time.Second, "announce URL in the log", func() error {
+	waittest.Done(t, 20*time.Second, "announce URL in the log", func() error {
 		select {
 		case <-tr.exited:
 			t.Fatalf("spillway serve ended at once:\n%s", tr.log())
@@ -49,6 +51,7 @@ func serveOn(t *testing.T, dataDir string, flags ...string) *tracker {
 		}
 		return nil
 	})
+
 	return tr
 }
 
@@ -112,19 +115,20 @@ func escape(raw []byte) string {
 // wantCounts waits until the tracker counts as wanted: clients announce when they please.
 func (tr *tracker) wantCounts(t *testing.T, hash metainfo.Hash, want counts) {
 	t.Helper()
-	eventually(t, time.Minute, "scrape", func() error {
+	waittest.Done(t, time.Minute, "scrape", func() error {
 		got, err := scrape(tr.announce, hash)
 		if err == nil && got != want {
 			err = fmt.Errorf("got %+v, want %+v", got, want)
 		}
 		return err
 	})
+
 }
 
 // wantStats waits until /stats.json says how many peers there are over all swarms.
 func (tr *tracker) wantStats(t *testing.T, seeders, leechers int) {
 	t.Helper()
-	eventually(t, 30*time.Second, "/stats.json", func() error {
+	waittest.Done(t, 30*time.Second, "/stats.json", func() error {
 		var stats struct{ Seeders, Leechers, Announces int }
 		if err := getJSON(tr.page("/stats.json"), &stats); err != nil {
 			return err
@@ -134,6 +138,7 @@ func (tr *tracker) wantStats(t *testing.T, seeders, leechers int) {
 		}
 		return nil
 	})
+
 }
 
 // page is the URL of another path of the public listener.

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"spillway/internal/waittest"
 )
 
 // transmission is a transmission-daemon driven through its RPC.
@@ -41,7 +43,7 @@ func startTransmission(t *testing.T, ns namespace, addr, dir string) *transmissi
 	tm := &transmission{dir: dir, rpcURL: fmt.Sprintf("http://%s:%d/transmission/rpc", addr, rpcPort)}
 	writeFile(t, filepath.Join(config, "settings.json"), fmt.Sprintf(transmissionSettings, addr, freePort(t), addr, rpcPort, dir))
 	tm.process = ns.start(t, "transmission-"+filepath.Base(dir), "transmission-daemon", "--foreground", "--config-dir", config)
-	eventually(t, 20*time.Second, "transmission RPC", func() error { return tm.rpc("session-get", nil, nil) })
+	waittest.Done(t, 20*time.Second, "transmission RPC", func() error { return tm.rpc("session-get", nil, nil) })
 	return tm
 }
 
@@ -100,7 +102,7 @@ func (tm *transmission) add(t *testing.T, p payload) {
 // done waits until the only torrent is complete and its tracker is content.
 func (tm *transmission) done(t *testing.T) {
 	t.Helper()
-	eventually(t, time.Minute, tm.name+" complete", func() error {
+	waittest.Done(t, time.Minute, tm.name+" complete", func() error {
 		var reply struct {
 			Torrents []struct {
 				PercentDone  float64 `json:"percentDone"`
@@ -123,6 +125,7 @@ func (tm *transmission) done(t *testing.T) {
 		}
 		return nil
 	})
+
 }
 
 // remove drops the torrent, which announces "stopped".

@@ -23,6 +23,8 @@ import (
 	"github.com/anacrolix/torrent/metainfo"
 	"github.com/gobwas/ws"
 	"github.com/gobwas/ws/wsutil"
+
+	"spillway/internal/waittest"
 )
 
 // webSocket is the URL for WebTorrent clients: any path will do.
@@ -33,7 +35,7 @@ func (tr *tracker) webSocket() string {
 // wantNobody waits until all swarms are empty.
 func (tr *tracker) wantNobody(t *testing.T) {
 	t.Helper()
-	eventually(t, 10*time.Second, "/stats.json", func() error {
+	waittest.Done(t, 10*time.Second, "/stats.json", func() error {
 		var stats struct{ Seeders, Leechers int }
 		if err := getJSON(tr.page("/stats.json"), &stats); err != nil {
 			return err
@@ -43,6 +45,7 @@ func (tr *tracker) wantNobody(t *testing.T) {
 		}
 		return nil
 	})
+
 }
 
 // webPeer opens a socket from an address of its own and announces.

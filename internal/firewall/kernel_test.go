@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"spillway/internal/netnstest"
+	"spillway/internal/waittest"
 )
 
 func TestASourceIsDroppedForItsTime(t *testing.T) {
@@ -29,7 +30,7 @@ func TestASourceIsDroppedForItsTime(t *testing.T) {
 		t.Errorf("dropped: %d packets of %d bytes, %v; want a SYN and a datagram or more", packets, bytes, err)
 	}
 
-	eventually(t, "the end of its time", d+patience, func() bool { return s.dial(t, silence, "tcp", "127.0.0.2", "127.0.0.1") == nil })
+	waittest.Until(t, d+patience, "the end of its time", func() bool { return s.dial(t, silence, "tcp", "127.0.0.2", "127.0.0.1") == nil })
 	if took := time.Since(start); took < d-silence {
 		t.Errorf("dropped for %v only", took)
 	}
@@ -201,13 +202,13 @@ func TestRunAppliesWhatIsQueued(t *testing.T) {
 	go func() { defer close(done); f.Run(ctx) }()
 	start := time.Now()
 	f.Queue(prefix("127.0.0.2"), time.Hour)
-	eventually(t, "a queued source", patience, func() bool { list, _ := f.List(); return len(list) == 1 })
+	waittest.Until(t, patience, "a queued source", func() bool { list, _ := f.List(); return len(list) == 1 })
 	t.Logf("a queued source was dropped within %v", time.Since(start))
 	for i := range 500 {
 		f.Queue(netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}), 32), time.Hour)
 	}
 	f.Queue(netip.Prefix{}, time.Hour)
-	eventually(t, "all queued sources", patience, func() bool { list, _ := f.List(); return len(list) == 501 })
+	waittest.Until(t, patience, "all queued sources", func() bool { list, _ := f.List(); return len(list) == 501 })
 	s.drops(t, "127.0.0.2")
 	cancel()
 	<-done
@@ -229,7 +230,7 @@ func TestAFullTableIsCounted(t *testing.T) {
 	if got := metric(f, `spillway_firewall_refused_total{reason="full"}`); got != "1" {
 		t.Errorf("refused: got %s, want 1", got)
 	}
-	eventually(t, "places of sources whose time is over", patience, func() bool { return f.Add(prefix("127.0.2.1"), time.Hour) == nil })
+	waittest.Until(t, patience, "places of sources whose time is over", func() bool { return f.Add(prefix("127.0.2.1"), time.Hour) == nil })
 	s.drops(t, "127.0.2.1")
 	if got := metric(f, "spillway_firewall_errors_total"); got != "0" {
 		t.Errorf("errors: got %s", got)

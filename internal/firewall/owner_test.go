@@ -10,11 +10,12 @@ import (
 	"testing"
 	"time"
 
-	"spillway/internal/netnstest"
-
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"spillway/internal/netnstest"
+	"spillway/internal/waittest"
 )
 
 func TestOtherTablesAreLeftAlone(t *testing.T) {
@@ -156,7 +157,7 @@ func TestAKilledProcessLeavesNothingForGood(t *testing.T) {
 	}
 	killed(3 * time.Second)
 	s.drops(t, "127.0.0.2")
-	eventually(t, "the end of its time", 6*time.Second, func() bool { return s.dial(t, silence, "tcp", "127.0.0.2", "127.0.0.1") == nil })
+	waittest.Until(t, 6*time.Second, "the end of its time", func() bool { return s.dial(t, silence, "tcp", "127.0.0.2", "127.0.0.1") == nil })
 	s.passes(t, "127.0.0.2")
 
 	killed(time.Hour)

@@ -158,13 +158,3 @@ func prefix(s string) netip.Prefix {
 	}
 	return netip.MustParsePrefix(s)
 }
-
-// eventually waits for what the kernel does in its own time.
-func eventually(t testing.TB, what string, within time.Duration, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(within); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %v", what, within)
-		}
-	}
-}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/valyala/fasthttp"
 	"pgregory.net/rapid"
+
+	"spillway/internal/waittest"
 )
 
 // deadlineConn records what reaches the socket.
@@ -182,7 +184,7 @@ func TestPlacesAreAllGivenBackAfterAStorm(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			eventually(t, "all places are free", func() bool { return d.Conns() == 0 })
+			waittest.Until(t, waittest.Patience, "all places are free", func() bool { return d.Conns() == 0 })
 			if got := d.peak.Load(); got > 8 {
 				t.Errorf("peak: got %d, want at most 8", got)
 			}
@@ -204,7 +206,7 @@ func TestASilentClientIsClosedAtTheDeadline(t *testing.T) {
 			start := time.Now()
 			c := dial(t, d.Addrs()[0])
 			_, _ = c.Read(make([]byte, 1024)) // 408 from fasthttp, or the end
-			eventually(t, "the place is free", func() bool { return d.Conns() == 0 })
+			waittest.Until(t, waittest.Patience, "the place is free", func() bool { return d.Conns() == 0 })
 			if got := time.Since(start); got < 200*time.Millisecond { // how much later depends on how busy the machine is
 				t.Errorf("closed after %v, want about 300ms", got)
 			}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"spillway/internal/waittest"
 )
 
 // testGate is a Gate that a test turns, and that keeps what it is told.
@@ -52,7 +54,7 @@ func newTestGate() *testGate {
 // has them only after the kernel has rewritten its own code, which it does in a worker of its own.
 func stamping(t *testing.T, d *Door, gate *testGate) {
 	t.Helper()
-	eventually(t, "the kernel stamps", func() bool {
+	waittest.Until(t, waittest.Patience, "the kernel stamps", func() bool {
 		client := dial(t, d.Addrs()[0])
 		defer client.Close()
 		if _, err := io.WriteString(client, "GET / HTTP/1.1\r\n\r\n"); err != nil {
@@ -68,6 +70,7 @@ func stamping(t *testing.T, d *Door, gate *testGate) {
 		}
 		return len(gate.ages) > 0
 	})
+
 	gate.ages, gate.fresh = nil, 0
 }
 
@@ -277,7 +280,7 @@ func TestWithoutMemoryConnectionsWaitInTheKernel(t *testing.T) {
 		}
 	}()
 	dial(t, d.Addrs()[0])
-	eventually(t, "it is held", func() bool { return metric(t, d, `spillway_conns_held_total{endpoint="http"}`) == "1" })
+	waittest.Until(t, waittest.Patience, "it is held", func() bool { return metric(t, d, `spillway_conns_held_total{endpoint="http"}`) == "1" })
 	select {
 	case <-accepted:
 		t.Fatal("accepted without memory")
@@ -310,7 +313,7 @@ func TestFreshConnectionsAreBounded(t *testing.T) {
 	for range maxFresh {
 		open = append(open, <-accepted)
 	}
-	eventually(t, "accept waits", func() bool { return l.(*listener).fresh.waiting.Load() })
+	waittest.Until(t, waittest.Patience, "accept waits", func() bool { return l.(*listener).fresh.waiting.Load() })
 	if n := len(accepted); n != 0 {
 		t.Errorf("accepted above the bound: %d", n)
 	}

@@ -12,9 +12,10 @@ import (
 	"testing/synctest"
 	"time"
 
-	"spillway/internal/logx/logxtest"
-
 	"go.uber.org/goleak"
+
+	"spillway/internal/logx/logxtest"
+	"spillway/internal/waittest"
 )
 
 func TestMain(m *testing.M) {
@@ -87,17 +88,6 @@ func metric(t testing.TB, d *Door, name string) string {
 	return ""
 }
 
-// eventually polls ok until it holds.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(); {
-		if time.Now().After(end) {
-			t.Fatalf("not within 30 s: %s", what)
-		}
-		time.Sleep(2 * time.Millisecond) // between polls
-	}
-}
-
 func TestAtMaxConnsTheNextConnectionWaitsUntilOneCloses(t *testing.T) {
 	t.Parallel()
 	d, log := open(t, Config{Addrs: []string{"127.0.0.1:0", "127.0.0.1:0"}, MaxConns: 2})
@@ -120,13 +110,13 @@ func TestAtMaxConnsTheNextConnectionWaitsUntilOneCloses(t *testing.T) {
 	}
 	first, second := <-accepted, <-accepted
 	dial(t, d.Addrs()[1]) // the bound is of both listeners together
-	eventually(t, "the bound is counted", func() bool { return metric(t, d, `spillway_conns_full_total{endpoint="http"}`) == "1" })
+	waittest.Until(t, waittest.Patience, "the bound is counted", func() bool { return metric(t, d, `spillway_conns_full_total{endpoint="http"}`) == "1" })
 	select {
 	case <-accepted:
 		t.Fatal("a third connection was accepted")
 	default:
 	}
-	eventually(t, "the log names the key", func() bool { return strings.Contains(log.String(), "http.max_conns reached") })
+	waittest.Until(t, waittest.Patience, "the log names the key", func() bool { return strings.Contains(log.String(), "http.max_conns reached") })
 
 	_ = first.Close()
 	_ = first.Close() // frees no second place
@@ -161,7 +151,7 @@ func TestCloseWakesAnAcceptThatWaitsForAPlace(t *testing.T) {
 		_, err := d.Listeners[0].Accept()
 		done <- err
 	}()
-	eventually(t, "the bound is counted", func() bool { return metric(t, d, `spillway_conns_full_total{endpoint="http"}`) == "1" })
+	waittest.Until(t, waittest.Patience, "the bound is counted", func() bool { return metric(t, d, `spillway_conns_full_total{endpoint="http"}`) == "1" })
 
 	d.Close()
 	if err := <-done; !errors.Is(err, net.ErrClosed) {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"spillway/internal/logx/logxtest"
+	"spillway/internal/waittest"
 )
 
 func trustAll(netip.Addr) bool { return true }
@@ -104,7 +105,7 @@ func TestProxyHeaderCutShort(t *testing.T) {
 			}
 		}
 	}
-	eventually(t, "all places are free", func() bool { return d.Conns() == 0 })
+	waittest.Until(t, waittest.Patience, "all places are free", func() bool { return d.Conns() == 0 })
 }
 
 // TestProxyHeaderInPieces covers version 2 only: the parser wants version 1's line in one read, as the specification
@@ -143,7 +144,7 @@ func TestUntrustedPeerIsServedAsItselfAndMaySendNoHeader(t *testing.T) {
 	if got := metric(t, d, `spillway_proxy_protocol_total{endpoint="http",result="untrusted"}`); got != "2" {
 		t.Errorf("count: got %s, want 2", got)
 	}
-	eventually(t, "all places are free", func() bool { return d.Conns() == 0 })
+	waittest.Until(t, waittest.Patience, "all places are free", func() bool { return d.Conns() == 0 })
 	if log.String() != "" {
 		t.Errorf("a stranger made a log line: %s", log)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"spillway/internal/logx/logxtest"
+	"spillway/internal/waittest"
 )
 
 // drip writes a byte every 20 ms, from the first of raw to its last again and again, until the server closes, and tells whether it did.
@@ -71,7 +72,7 @@ func TestTLSHandshakeThatNeverEnds(t *testing.T) {
 					t.Error("still open")
 				}
 			}
-			eventually(t, "the place is free", func() bool { return d.Conns() == 0 })
+			waittest.Until(t, waittest.Patience, "the place is free", func() bool { return d.Conns() == 0 })
 			if log.String() != "" {
 				t.Errorf("a stranger made a log line: %s", log)
 			}

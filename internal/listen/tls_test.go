@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"spillway/internal/logx/logxtest"
+	"spillway/internal/waittest"
 )
 
 // pair makes a certificate for name and its key, in PEM.
@@ -187,7 +188,7 @@ func TestGarbageOnATLSPortIsACount(t *testing.T) {
 		_ = c.(*net.TCPConn).CloseWrite()
 		_, _ = io.ReadAll(c)
 	}
-	eventually(t, "all places are free", func() bool { return d.Conns() == 0 })
+	waittest.Until(t, waittest.Patience, "all places are free", func() bool { return d.Conns() == 0 })
 	if got := metric(t, d, `spillway_tls_handshake_errors_total{endpoint="http"}`); got != "3" {
 		t.Errorf("count: got %s, want 3", got)
 	}

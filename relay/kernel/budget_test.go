@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spillway/internal/waittest"
 	"spillway/relay"
 )
 
@@ -62,7 +63,7 @@ func TestABackendThatVanishesGetsItsBudgetOnly(t *testing.T) {
 		resets := watch(t, l.client, func(ip []byte) bool { return tcpFlags(ip)&rst != 0 })
 		const n = 2000
 		send(t, l.client, 10_000, n, func(i int) []byte { return fresh(open1*10_000 + i) })
-		eventually(t, "resets of the others", patience, func() bool { return resets() >= n-want })
+		waittest.Until(t, patience, "resets of the others", func() bool { return resets() >= n-want })
 		if got := syns(); got != want {
 			t.Errorf("%d open: the backend got %d SYNs, want %d", open1, got, want)
 		}
@@ -112,17 +113,18 @@ func TestWaitingEndsByItself(t *testing.T) {
 	send(t, l.client, 0, 100, fresh)
 	back()
 	l.serve(t, 0)
-	eventually(t, "a place", waitFor+patience, func() bool {
+	waittest.Until(t, waitFor+patience, "a place", func() bool {
 		c, err := l.dial(t, "", front4, patience)
 		if err == nil {
 			_ = c.Close()
 		}
 		return err == nil
 	})
+
 	if took := time.Since(start); took < waitFor-time.Second {
 		t.Errorf("a place was free after %v, want some %v", took, waitFor)
 	}
-	eventually(t, "an end of waiting", patience, func() bool { return counts(t, p).Backends[0].Unanswered == 0 })
+	waittest.Until(t, patience, "an end of waiting", func() bool { return counts(t, p).Backends[0].Unanswered == 0 })
 }
 
 // Clients that never send a byte, or that are not who they say, take no part of the budget once the backend has answered: with it
@@ -166,12 +168,12 @@ func TestAnAnswerOfAnOldConnectionFreesThePlace(t *testing.T) {
 		return isSYN(ip)
 	})
 	send(t, l.client, 0, 64, fresh)
-	eventually(t, "64 SYNs", patience, func() bool { return syns() == 64 })
+	waittest.Until(t, patience, "64 SYNs", func() bool { return syns() == 64 })
 	if b := counts(t, p).Backends[0]; b.Unanswered != 64 {
 		t.Fatalf("%+v; want 64 waiting", b)
 	}
 	send(t, l.backends[0], 0, 64, func(i int) []byte { return packet(backend4(0), <-asked, ack, 1000, 7) })
-	eventually(t, "all answered", waitFor/2, func() bool { return counts(t, p).Backends[0].Unanswered == 0 })
+	waittest.Until(t, waitFor/2, "all answered", func() bool { return counts(t, p).Backends[0].Unanswered == 0 })
 }
 
 // A backend that refuses has given a sign of life, too.
@@ -192,7 +194,7 @@ func TestARepeatedSYNIsNotCountedAgain(t *testing.T) {
 	p := open(t, l.config(backend4(0)))
 	syns := watch(t, l.backends[0], isSYN)
 	send(t, l.client, 0, 6, func(int) []byte { return fresh(1) })
-	eventually(t, "six SYNs at the backend", patience, func() bool { return syns() == 6 })
+	waittest.Until(t, patience, "six SYNs at the backend", func() bool { return syns() == 6 })
 	if b := counts(t, p).Backends[0]; b.Opened != 1 || b.Unanswered != 1 {
 		t.Errorf("%+v; want one opened, one waiting", b)
 	}

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spillway/internal/waittest"
 	"spillway/relay"
 )
 
@@ -77,10 +78,11 @@ func (v *village) link(t *testing.T, a, a4, a6, b, b4, b6, name string) {
 		v.ip(t, "-n", e.ns, "link", "set", name, "up")
 	}
 	for _, ns := range []string{a, b} { // IPv6 finds no neighbour before the kernel has noticed, which it does in its own time
-		eventually(t, name+" is up", patience, func() bool {
+		waittest.Until(t, patience, name+" is up", func() bool {
 			out, _ := exec.Command("ip", "-n", ns, "-o", "link", "show", "dev", name).Output()
 			return strings.Contains(string(out), "state UP")
 		})
+
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spillway/internal/waittest"
 	"spillway/relay"
 )
 
@@ -127,7 +128,7 @@ func TestABackendThatIsDownIsLeft(t *testing.T) {
 			// The backend's side of the flow that nobody has touched yet: it closes, and is told.
 			resets := watch(t, l.backends[0], func(ip []byte) bool { return tcpFlags(ip)&rst != 0 })
 			stop()
-			eventually(t, "a reset at the backend", patience, func() bool { return resets() > 0 })
+			waittest.Until(t, patience, "a reset at the backend", func() bool { return resets() > 0 })
 			_ = idle.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 			if _, err := readLine(idle); !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("what it sent came through: %v", err)
@@ -171,7 +172,7 @@ func TestTheKernelForgetsByItself(t *testing.T) {
 	time.Sleep(relay.Forget / 2) // a refresh gives the whole time again, which is what is tested
 	start := time.Now()
 	must(t, p.Apply(down))
-	eventually(t, "the end of a refusal nobody repeats", relay.Forget+patience, func() bool {
+	waittest.Until(t, relay.Forget+patience, "the end of a refusal nobody repeats", func() bool {
 		c, err := l.dial(t, "", front4, patience)
 		if err == nil {
 			_ = c.Close()
@@ -180,6 +181,7 @@ func TestTheKernelForgetsByItself(t *testing.T) {
 		}
 		return err == nil
 	})
+
 	if took := time.Since(start); took < relay.Forget-100*time.Millisecond {
 		t.Errorf("forgotten after %v, want %v", took, relay.Forget)
 	}
@@ -199,7 +201,7 @@ func TestSegmentsOfNoFlowAreRefused(t *testing.T) {
 		for _, f := range []byte{ack, ack | 8, fin | ack, rst, rst | ack} {
 			send(t, l.client, 0, n, func(j int) []byte { return packet(spoofed(1000*i+100*int(f)+j), front, f, 1, 1) })
 		}
-		eventually(t, "resets", patience, func() bool { return resets() >= 3*n*(i+1) })
+		waittest.Until(t, patience, "resets", func() bool { return resets() >= 3*n*(i+1) })
 		if got := resets(); got != 3*n*(i+1) {
 			t.Errorf("loose=%s: %d resets, want %d: nobody answers a reset", loose, got, 3*n*(i+1))
 		}

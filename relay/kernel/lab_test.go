@@ -298,13 +298,3 @@ func must(t testing.TB, err error) {
 		t.Fatal(err)
 	}
 }
-
-// eventually waits for what the kernel does in its own time.
-func eventually(t testing.TB, what string, within time.Duration, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(within); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %v", what, within)
-		}
-	}
-}

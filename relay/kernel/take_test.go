@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spillway/internal/waittest"
 	"spillway/relay"
 )
 
@@ -148,13 +149,14 @@ func TestARefusalIsTakenOver(t *testing.T) {
 	if !p.plan.Down[0] || p.plan.Down[1] {
 		t.Errorf("down: %v; want the first", p.plan.Down)
 	}
-	eventually(t, "the end of the earlier relay's refusal", relay.Forget+patience, func() bool {
+	waittest.Until(t, relay.Forget+patience, "the end of the earlier relay's refusal", func() bool {
 		c, err := l.dial(t, "", front4, patience)
 		if err == nil {
 			_ = c.Close()
 		}
 		return err == nil
 	})
+
 }
 
 func TestATableThatIsTheSameStays(t *testing.T) {

@@ -3,7 +3,6 @@
 package profile
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,37 +16,16 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"spillway/internal/netnstest"
 )
 
-// inside is set in the environment of the process that is in the tests' own network namespace.
-const inside = "SPILLWAY_PROFILE_INSIDE"
-
-// TestMain runs the tests in a network namespace of their own, which goes with the process: no key of the machine's is touched.
+// TestMain runs the tests in a network namespace of their own: no key of the machine's is touched.
 func TestMain(m *testing.M) {
 	if os.Getenv(dying) != "" {
 		die()
 	}
-	if os.Getenv(inside) != "" {
-		goleak.VerifyTestMain(m)
-		return
-	}
-	if os.Getuid() != 0 {
-		fmt.Fprintln(os.Stderr, "network namespaces need root")
-		os.Exit(1)
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
-	runtime.LockOSThread() // Pdeathsig is about the thread
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		os.Exit(cmp.Or(max(exit.ExitCode(), 0), 1))
-	} else if err != nil {
-		fmt.Fprintln(os.Stderr, "tests in a network namespace:", err)
-		os.Exit(1)
-	}
+	netnstest.Main(func() error { return nil }, func() { goleak.VerifyTestMain(m) })
 }
 
 // netKeys are all keys that the tests may change, as the kernel has them.

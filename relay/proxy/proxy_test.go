@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spillway/internal/waittest"
 	"spillway/relay"
 )
 
@@ -127,15 +128,6 @@ func isReset(t testing.TB, c net.Conn) {
 	}
 }
 
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for begun := time.Now(); !ok(); time.Sleep(time.Millisecond) {
-		if time.Since(begun) > 30*time.Second {
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
-
 func counts(t testing.TB, p *Path) relay.Counts {
 	t.Helper()
 	c, err := p.Counts()
@@ -162,7 +154,7 @@ func TestEchoOfBothFamilies(t *testing.T) {
 			must(t, err)
 			say(t, c, "hello")
 			must(t, c.Close())
-			eventually(t, "one connection is over", func() bool { return p.conns.Load() == 3 })
+			waittest.Until(t, waittest.Patience, "one connection is over", func() bool { return p.conns.Load() == 3 })
 			var opened uint64
 			for i, b := range counts(t, p).Backends {
 				if opened += b.Opened; b.Opened == 0 {
@@ -240,7 +232,7 @@ func TestMuchBothWaysAtOnce(t *testing.T) {
 	if o.n != size || other.n != size || o.got != other.sent || other.got != o.sent {
 		t.Errorf("got %d and %d bytes of %d, sums equal: %v, %v", o.n, other.n, size, o.got == other.sent, other.got == o.sent)
 	}
-	eventually(t, "it is over", func() bool { return p.conns.Load() == 0 })
+	waittest.Until(t, waittest.Patience, "it is over", func() bool { return p.conns.Load() == 0 })
 	if s := p.Stats(); s.Reset+s.Idle+s.Buffers != 0 {
 		t.Errorf("stats: %+v, want none", s)
 	}
@@ -265,7 +257,7 @@ func TestHalfCloseIsPassedOn(t *testing.T) {
 			t.Errorf("%d bytes: got %d, %v", len(text), len(got), err)
 		}
 	}
-	eventually(t, "they are over", func() bool { return p.conns.Load() == 0 })
+	waittest.Until(t, waittest.Patience, "they are over", func() bool { return p.conns.Load() == 0 })
 }
 
 // A client whose backend has ended may go on sending.
@@ -326,13 +318,13 @@ func TestResetsArePassedOn(t *testing.T) {
 	c = dial(t, p, 0)
 	_, err = io.WriteString(c, "w")
 	must(t, err)
-	eventually(t, "the backend has the connection", func() bool { return counts(t, p).Backends[0].Opened == 2 && p.backends[0].connecting.Load() == 0 })
+	waittest.Until(t, waittest.Patience, "the backend has the connection", func() bool { return counts(t, p).Backends[0].Opened == 2 && p.backends[0].connecting.Load() == 0 })
 	must(t, c.SetLinger(0))
 	must(t, c.Close())
 	if err := <-ended; !errors.Is(err, unix.ECONNRESET) && err != io.EOF {
 		t.Errorf("backend: got %v, want a reset", err)
 	}
-	eventually(t, "it is over", func() bool { return p.conns.Load() == 0 })
+	waittest.Until(t, waittest.Patience, "it is over", func() bool { return p.conns.Load() == 0 })
 }
 
 // A client that does not read makes the kernel's buffers fill and ours not: the backend stops, and nothing is lost.
@@ -354,12 +346,13 @@ func TestSlowReaderIsBounded(t *testing.T) {
 	_, err := io.WriteString(c, "give")
 	must(t, err)
 	last, since := int64(-1), time.Now()
-	eventually(t, "the backend stops", func() bool {
+	waittest.Until(t, waittest.Patience, "the backend stops", func() bool {
 		if n := sent.Load(); n != last {
 			last, since = n, time.Now()
 		}
 		return time.Since(since) > 200*time.Millisecond
 	})
+
 	if last >= size/2 {
 		t.Errorf("%d bytes sent to a client that reads nothing", last)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"spillway/internal/waittest"
 	"spillway/relay"
 )
 
@@ -103,7 +104,7 @@ func TestRefusedConnectionGoesElsewhere(t *testing.T) {
 		say(t, dial(t, p, 0), text)
 	}
 	quiet := dial(t, p, 0) // says nothing before it is connected
-	eventually(t, "it is connected", func() bool { return counts(t, p).Backends[2].Opened == 3 && p.backends[2].connecting.Load() == 0 })
+	waittest.Until(t, waittest.Patience, "it is connected", func() bool { return counts(t, p).Backends[2].Opened == 3 && p.backends[2].connecting.Load() == 0 })
 	say(t, quiet, "hello")
 	if s := p.Stats(); s.Failed != 3 || s.Retried != 3 {
 		t.Errorf("stats: %+v, want 3 failed and retried", s)
@@ -126,7 +127,7 @@ func TestBackendDoesNotAnswer(t *testing.T) {
 	for range cfg.Budget {
 		waiting = append(waiting, dial(t, p, 0))
 	}
-	eventually(t, "the budget is used up", func() bool { return counts(t, p).Backends[0].Unanswered == cfg.Budget })
+	waittest.Until(t, waittest.Patience, "the budget is used up", func() bool { return counts(t, p).Backends[0].Unanswered == cfg.Budget })
 	for range 5 {
 		refused(t, p, "127.0.0.1", "")
 	}
@@ -145,7 +146,7 @@ func TestBackendDoesNotAnswer(t *testing.T) {
 
 	// Others would wait as long: one may try in the next second.
 	waiting = append(waiting[:0], dial(t, p, 0))
-	eventually(t, "one waits", func() bool { return counts(t, p).Backends[0].Unanswered == cfg.Budget/latePart })
+	waittest.Until(t, waittest.Patience, "one waits", func() bool { return counts(t, p).Backends[0].Unanswered == cfg.Budget/latePart })
 	for range 5 {
 		refused(t, p, "127.0.0.1", "")
 	}
@@ -160,7 +161,7 @@ func TestBackendDoesNotAnswer(t *testing.T) {
 	for range cfg.Budget / 4 {
 		dial(t, p, 0)
 	}
-	eventually(t, "a quarter of the budget is used up", func() bool { return counts(t, p).Backends[0].Unanswered == cfg.Budget/4 })
+	waittest.Until(t, waittest.Patience, "a quarter of the budget is used up", func() bool { return counts(t, p).Backends[0].Unanswered == cfg.Budget/4 })
 	refused(t, p, "127.0.0.1", "")
 }
 
@@ -316,7 +317,7 @@ func TestCutEndsAll(t *testing.T) {
 	say(t, spared, "hello")
 	must(t, p.Apply(only(2)))
 	connecting := dial(t, p, 0)
-	eventually(t, "it is being connected", func() bool { return counts(t, p).Backends[2].Unanswered == 1 })
+	waittest.Until(t, waittest.Patience, "it is being connected", func() bool { return counts(t, p).Backends[2].Unanswered == 1 })
 
 	must(t, p.Apply(only(0)))
 	const n = 2000
@@ -337,7 +338,7 @@ func TestCutEndsAll(t *testing.T) {
 	for _, c := range conns {
 		isReset(t, c)
 	}
-	eventually(t, "the backend's sides are reset", func() bool { return ends.Load() == n })
+	waittest.Until(t, waittest.Patience, "the backend's sides are reset", func() bool { return ends.Load() == n })
 	say(t, spared, "hello")
 
 	if flows, err := p.Cut(2, cancelled); flows != 1 || err != nil {
@@ -439,7 +440,7 @@ func TestOutOfFiles(t *testing.T) {
 	for _, c := range conns {
 		must(t, c.Close())
 	}
-	eventually(t, "it serves again", func() bool {
+	waittest.Until(t, waittest.Patience, "it serves again", func() bool {
 		c, err := net.Dial("tcp", at)
 		if err != nil {
 			return false
@@ -450,6 +451,7 @@ func TestOutOfFiles(t *testing.T) {
 		_, read := io.ReadFull(c, make([]byte, 1))
 		return err == nil && read == nil
 	})
+
 }
 
 func TestRoomForConnections(t *testing.T) {

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"spillway/internal/waittest"
 )
 
 // Clients and backends of all manners, while backends go down and come back: an answer that arrives whole is the right one, and in the end
@@ -59,7 +61,7 @@ func TestStorm(t *testing.T) {
 		select {
 		case <-done:
 			must(t, p.Apply(planFor(p)))
-			eventually(t, "it is still here", func() bool { // one that takes 30 ms to connect is given up, as on a busy machine
+			waittest.Until(t, waittest.Patience, "it is still here", func() bool { // one that takes 30 ms to connect is given up, as on a busy machine
 				c := dial(t, p, 1)
 				defer c.Close()
 				_, err := io.WriteString(c, "x")

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"spillway/internal/waittest"
 	"spillway/tracker/swarm/swarmtest"
 )
 
@@ -32,10 +33,11 @@ func startReplicated(t testing.TB, replicas int) (masters []*redisServer, addrs 
 		t.Fatalf("%s: %v: %s", strings.Join(argv, " "), err, out)
 	}
 	for _, m := range masters {
-		eventually(t, 20*time.Second, "cluster_state:ok", func() bool {
+		waittest.Until(t, 20*time.Second, "cluster_state:ok", func() bool {
 			info, err := m.ClusterInfo(context.Background()).Result()
 			return err == nil && strings.Contains(info, "cluster_state:ok")
 		})
+
 	}
 	return masters[:3], addrs // redis-cli takes the first for masters
 }
@@ -67,17 +69,17 @@ func TestMasterIsKilled(t *testing.T) {
 	a, b := startNode(t, cfg), startNode(t, cfg)
 	connected(t, a, b)
 	c := startCrowd(t, 100*time.Millisecond, a, b)
-	eventually(t, 20*time.Second, "load", func() bool { return c.n.Load() > 3000 })
+	waittest.Until(t, 20*time.Second, "load", func() bool { return c.n.Load() > 3000 })
 	masters[1].kill()
 	part := func() float64 { d, _ := a.Degraded(); return d.Part }
-	eventually(t, 30*time.Second, "degraded in part", func() bool { p := part(); return p > 0.2 && p < 0.6 })
+	waittest.Until(t, 30*time.Second, "degraded in part", func() bool { p := part(); return p > 0.2 && p < 0.6 })
 	before, sent := c.n.Load(), a.metrics.sent.Load()
-	eventually(t, 30*time.Second, "served meanwhile", func() bool { return c.n.Load() > before+2000 && a.metrics.sent.Load() > sent+200 })
+	waittest.Until(t, 30*time.Second, "served meanwhile", func() bool { return c.n.Load() > before+2000 && a.metrics.sent.Load() > sent+200 })
 	if p := part(); p > 0.6 {
 		t.Errorf("degraded: got %.2f of the swarms, want a third or so", p)
 	}
 	masters[1].start()
-	eventually(t, 30*time.Second, "healed", func() bool { return !a.breakersOpen() && !b.breakersOpen() })
+	waittest.Until(t, 30*time.Second, "healed", func() bool { return !a.breakersOpen() && !b.breakersOpen() })
 	c.stop()
 	c.wantAll(t, 20*time.Second, cfg)
 	t.Logf("%d announces, slowest %v, %d over the wait", c.n.Load(), time.Duration(c.slowest.Load()), c.over.Load())
@@ -92,16 +94,17 @@ func TestReplicaTakesOver(t *testing.T) {
 	a, b := startNode(t, cfg), startNode(t, cfg)
 	connected(t, a, b)
 	for _, m := range masters {
-		eventually(t, 20*time.Second, "a replica in step", func() bool {
+		waittest.Until(t, 20*time.Second, "a replica in step", func() bool {
 			info, err := m.Info(context.Background(), "replication").Result()
 			return err == nil && strings.Contains(info, "state=online")
 		})
+
 	}
 	c := startCrowd(t, 100*time.Millisecond, a, b)
-	eventually(t, 20*time.Second, "load", func() bool { return c.n.Load() > 3000 })
+	waittest.Until(t, 20*time.Second, "load", func() bool { return c.n.Load() > 3000 })
 	masters[2].kill()
-	eventually(t, 30*time.Second, "degraded", a.breakersOpen)
-	eventually(t, 30*time.Second, "healed", func() bool { return !a.breakersOpen() && !b.breakersOpen() })
+	waittest.Until(t, 30*time.Second, "degraded", a.breakersOpen)
+	waittest.Until(t, 30*time.Second, "healed", func() bool { return !a.breakersOpen() && !b.breakersOpen() })
 	c.stop()
 	c.wantAll(t, 20*time.Second, cfg)
 	t.Logf("%d announces, slowest %v", c.n.Load(), time.Duration(c.slowest.Load()))
@@ -116,7 +119,7 @@ func TestReshard(t *testing.T) {
 	a, b := startNode(t, cfg), startNode(t, cfg)
 	connected(t, a, b)
 	c := startCrowd(t, time.Second, a, b)
-	eventually(t, 20*time.Second, "load", func() bool { return c.n.Load() > 2000 })
+	waittest.Until(t, 20*time.Second, "load", func() bool { return c.n.Load() > 2000 })
 	id := func(m *redisServer) string { return m.Do(context.Background(), "cluster", "myid").Val().(string) }
 	out, err := exec.Command("redis-cli", "--cluster", "reshard", addrs[0], "--cluster-from", id(masters[0]), "--cluster-to", id(masters[2]),
 		"--cluster-slots", "5000", "--cluster-yes", "--cluster-pipeline", "100").CombinedOutput()
@@ -124,7 +127,7 @@ func TestReshard(t *testing.T) {
 		t.Fatalf("reshard: %v: %s", err, out[max(0, len(out)-1000):])
 	}
 	before := c.n.Load()
-	eventually(t, 30*time.Second, "load", func() bool { return c.n.Load() > before+2000 })
+	waittest.Until(t, 30*time.Second, "load", func() bool { return c.n.Load() > before+2000 })
 	c.stop()
 	settle(t, a)
 	settle(t, b)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"spillway/internal/waittest"
 	"spillway/tracker/swarm"
 	"spillway/tracker/swarm/shared/link"
 )
@@ -100,7 +101,7 @@ func (c *crowd) wantAll(t testing.TB, within time.Duration, cfg Config) {
 		hashes = append(hashes, crowdHash(i))
 	}
 	var got []swarm.Counts
-	eventually(t, within, "every peer accepted is in redis", func() bool {
+	waittest.Until(t, within, "every peer accepted is in redis", func() bool {
 		got = fresh.ScrapeWait(hashes, got[:0])
 		for i := range got {
 			if got[i].Incomplete != want[i] {
@@ -109,6 +110,7 @@ func (c *crowd) wantAll(t testing.TB, within time.Duration, cfg Config) {
 		}
 		return true
 	})
+
 }
 
 // TestRedisIsKilled under load, and started anew, empty.
@@ -119,13 +121,13 @@ func TestRedisIsKilled(t *testing.T) {
 	a, b := startNode(t, cfg), startNode(t, cfg)
 	connected(t, a, b)
 	c := startCrowd(t, 100*time.Millisecond, a, b)
-	eventually(t, 20*time.Second, "load", func() bool { return c.n.Load() > 3000 })
+	waittest.Until(t, 20*time.Second, "load", func() bool { return c.n.Load() > 3000 })
 	server.kill()
-	eventually(t, 30*time.Second, "degraded", func() bool { _, bad := a.Degraded(); _, worse := b.Degraded(); return bad && worse })
+	waittest.Until(t, 30*time.Second, "degraded", func() bool { _, bad := a.Degraded(); _, worse := b.Degraded(); return bad && worse })
 	before := c.n.Load()
-	eventually(t, 30*time.Second, "served meanwhile", func() bool { return c.n.Load() > before+3000 })
+	waittest.Until(t, 30*time.Second, "served meanwhile", func() bool { return c.n.Load() > before+3000 })
 	server.start()
-	eventually(t, 30*time.Second, "healed", func() bool { return !a.breakersOpen() && !b.breakersOpen() })
+	waittest.Until(t, 30*time.Second, "healed", func() bool { return !a.breakersOpen() && !b.breakersOpen() })
 	c.stop()
 	c.wantAll(t, 30*time.Second, cfg)
 	t.Logf("%d announces, slowest %v, %d over the wait", c.n.Load(), time.Duration(c.slowest.Load()), c.over.Load())
@@ -143,15 +145,15 @@ func TestRedisIsFrozen(t *testing.T) {
 	a, b := startNode(t, cfg), startNode(t, cfg)
 	connected(t, a, b)
 	c := startCrowd(t, 90*time.Millisecond, a, b)
-	eventually(t, 20*time.Second, "load", func() bool { return c.n.Load() > 2000 })
+	waittest.Until(t, 20*time.Second, "load", func() bool { return c.n.Load() > 2000 })
 	over := c.over.Load()
 	server.signal(syscall.SIGSTOP)
-	eventually(t, 30*time.Second, "degraded", func() bool { _, bad := a.Degraded(); _, worse := b.Degraded(); return bad && worse })
+	waittest.Until(t, 30*time.Second, "degraded", func() bool { _, bad := a.Degraded(); _, worse := b.Degraded(); return bad && worse })
 	before := c.n.Load()
-	eventually(t, 30*time.Second, "served meanwhile", func() bool { return c.n.Load() > before+2000 })
+	waittest.Until(t, 30*time.Second, "served meanwhile", func() bool { return c.n.Load() > before+2000 })
 	waited := c.over.Load() - over
 	server.signal(syscall.SIGCONT)
-	eventually(t, 30*time.Second, "healed", func() bool { return !a.breakersOpen() && !b.breakersOpen() })
+	waittest.Until(t, 30*time.Second, "healed", func() bool { return !a.breakersOpen() && !b.breakersOpen() })
 	c.stop()
 	c.wantAll(t, 30*time.Second, cfg)
 	t.Logf("%d announces, slowest %v, %d waited in vain", c.n.Load(), time.Duration(c.slowest.Load()), waited)
@@ -170,7 +172,7 @@ func TestRedisForgets(t *testing.T) {
 	a, b := startNode(t, cfg), startNode(t, cfg)
 	connected(t, a, b)
 	c := startCrowd(t, time.Second, a, b)
-	eventually(t, 20*time.Second, "load", func() bool { return c.n.Load() > 3000 })
+	waittest.Until(t, 20*time.Second, "load", func() bool { return c.n.Load() > 3000 })
 	c.stop() // from here on nobody announces: what comes back the nodes bring
 	settle(t, a)
 	settle(t, b)
@@ -283,9 +285,9 @@ func TestAllStartAnew(t *testing.T) {
 	has := func(n uint32) func() bool {
 		return func() bool { return fresh.ScrapeWait([]swarm.InfoHash{crowdHash(0)}, nil)[0].Incomplete == n }
 	}
-	eventually(t, 30*time.Second, "the first one's peer", has(1))
+	waittest.Until(t, 30*time.Second, "the first one's peer", has(1))
 	startNodeWith(t, cfg, snapshot(2))
-	eventually(t, 30*time.Second, "the second one's peer", has(2))
+	waittest.Until(t, 30*time.Second, "the second one's peer", has(2))
 
 	ctx := context.Background()
 	for _, key := range server.Keys(ctx, "sw:marker:*").Val() {
@@ -319,7 +321,7 @@ func TestOldViews(t *testing.T) {
 	an.TTL = 3 * time.Hour
 	b.AnnounceWait(&an, now, &r)
 	server.kill()
-	eventually(t, 30*time.Second, "degraded", func() bool { b.AnnounceWait(&an, clock.now(), &r); return b.breakersOpen() })
+	waittest.Until(t, 30*time.Second, "degraded", func() bool { b.AnnounceWait(&an, clock.now(), &r); return b.breakersOpen() })
 	for _, c := range []struct {
 		after time.Duration
 		told  int
@@ -355,10 +357,11 @@ func TestRedisRefuses(t *testing.T) {
 	t.Parallel()
 	why := func(n node, want string) {
 		t.Helper()
-		eventually(t, 30*time.Second, "degraded: "+want, func() bool {
+		waittest.Until(t, 30*time.Second, "degraded: "+want, func() bool {
 			d, bad := n.Degraded()
 			return bad && strings.Contains(d.Why, want)
 		})
+
 	}
 	ctx := context.Background()
 	server := startRedis(t, "--requirepass", "right")

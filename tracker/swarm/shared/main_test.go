@@ -73,15 +73,5 @@ func (w *logWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// eventually polls until f is content.
-func eventually(t testing.TB, within time.Duration, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(within); !f(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %v", what, within)
-		}
-	}
-}
-
 // at is where Redis is.
 func at(addrs ...string) link.Config { return link.Config{Addrs: addrs} }

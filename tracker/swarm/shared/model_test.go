@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"pgregory.net/rapid"
 
+	"spillway/internal/waittest"
 	"spillway/tracker/swarm"
 	"spillway/tracker/swarm/swarmtest"
 )
@@ -168,7 +169,7 @@ func checkPeers(t *rapid.T, model map[string]modelPeer, self string, seeder bool
 // settle waits until the node has nothing to say any more.
 func settle(t testing.TB, n node) {
 	t.Helper()
-	eventually(t, 30*time.Second, "all is said", func() bool { return n.buffered.Load() == 0 })
+	waittest.Until(t, 30*time.Second, "all is said", func() bool { return n.buffered.Load() == 0 })
 }
 
 // checkLayout reads a swarm as it lies in Redis and holds its head against its buckets.

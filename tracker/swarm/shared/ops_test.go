@@ -13,6 +13,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"spillway/internal/waittest"
 	"spillway/tracker/swarm"
 	"spillway/tracker/swarm/shared/link"
 	"spillway/tracker/swarm/swarmtest"
@@ -251,10 +252,11 @@ func TestWithoutRedis(t *testing.T) {
 	if took := time.Since(began); took > 500*time.Millisecond {
 		t.Errorf("a hundred announces took %v: they wait for nobody", took)
 	}
-	eventually(t, 30*time.Second, "degraded, and why", func() bool {
+	waittest.Until(t, 30*time.Second, "degraded, and why", func() bool {
 		d, ok := n.Degraded()
 		return ok && d.Part == 1 && d.Why != "" && d.Why != link.ErrConnecting.Error()
 	})
+
 	if n.Ask(&swarm.InfoHash{2}, time.Now(), func() { t.Error("called, though nobody can be asked") }) != true {
 		t.Error("Ask: got a wait, want none")
 	}

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"spillway/internal/waittest"
 )
 
 // redisServer is a real redis-server, or whatever $SPILLWAY_TEST_REDIS names (valkey-server), with a directory of its own.
@@ -72,13 +74,14 @@ func (r *redisServer) start() {
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
-	eventually(r.t, 30*time.Second, "redis answers", func() bool {
+	waittest.Until(r.t, 30*time.Second, "redis answers", func() bool {
 		c, err := net.Dial("tcp", r.addr)
 		if err == nil {
 			_ = c.Close()
 		}
 		return err == nil
 	})
+
 }
 
 func (r *redisServer) signal(s syscall.Signal) { _ = r.cmd.Process.Signal(s) }
@@ -136,6 +139,6 @@ func bindable(port int) bool {
 func connected(t testing.TB, nodes ...node) {
 	t.Helper()
 	for _, n := range nodes {
-		eventually(t, 30*time.Second, "connected", func() bool { return !n.breakersOpen() })
+		waittest.Until(t, 30*time.Second, "connected", func() bool { return !n.breakersOpen() })
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"spillway/internal/waittest"
 	"spillway/tracker/swarm"
 	"spillway/tracker/swarm/shared/link"
 )
@@ -29,10 +30,11 @@ func TestSentinelMasterDies(t *testing.T) {
 	replica := startRedis(t, append(auth, "--replicaof", host+" "+port, "--repl-diskless-sync-delay", "0")...)
 	log := redis.NewClient(&redis.Options{Addr: replica.addr, Password: password, DisableIdentity: true})
 	defer log.Close()
-	eventually(t, 30*time.Second, "the replica follows", func() bool {
+	waittest.Until(t, 30*time.Second, "the replica follows", func() bool {
 		info, _ := log.Info(ctx, "replication").Result()
 		return strings.Contains(info, "master_link_status:up")
 	})
+
 	var sentinels []string
 	for range 3 {
 		s := startRedisAs(t, func(own int, dir string) []string {
@@ -55,11 +57,12 @@ sentinel failover-timeout mymaster 5000
 	}
 	for _, addr := range sentinels {
 		c := redis.NewSentinelClient(&redis.Options{Addr: addr, DisableIdentity: true})
-		eventually(t, 60*time.Second, "sentinels know one another and the replica", func() bool {
+		waittest.Until(t, 60*time.Second, "sentinels know one another and the replica", func() bool {
 			others, _ := c.Sentinels(ctx, "mymaster").Result()
 			replicas, _ := c.Replicas(ctx, "mymaster").Result()
 			return len(others) == len(sentinels)-1 && len(replicas) == 1
 		})
+
 		_ = c.Close()
 	}
 
@@ -74,16 +77,16 @@ sentinel failover-timeout mymaster 5000
 	settle(t, a)
 	master.kill()
 	began := time.Now()
-	eventually(t, 60*time.Second, "degraded", func() bool { _, bad := a.Degraded(); return bad })
+	waittest.Until(t, 60*time.Second, "degraded", func() bool { _, bad := a.Degraded(); return bad })
 	for i := range 100 {
 		an := crowdAnnounce((100 + i) * crowdSwarms)
 		a.Announce(&an, time.Now(), &r)
 	}
-	eventually(t, 60*time.Second, "healed", func() bool { return !a.breakersOpen() && !b.breakersOpen() })
+	waittest.Until(t, 60*time.Second, "healed", func() bool { return !a.breakersOpen() && !b.breakersOpen() })
 	t.Logf("healed %v after the master was killed", time.Since(began))
 	settle(t, a)
 	hash := []swarm.InfoHash{crowdHash(0)}
-	eventually(t, 30*time.Second, "all are there", func() bool { return b.ScrapeWait(hash, nil)[0].Incomplete == 200 })
+	waittest.Until(t, 30*time.Second, "all are there", func() bool { return b.ScrapeWait(hash, nil)[0].Incomplete == 200 })
 	if n, err := log.Exists(ctx, "sw:"+string(hash[0][:])).Result(); n != 1 || err != nil {
 		t.Errorf("on the replica that took over: got %d keys, %v", n, err)
 	}

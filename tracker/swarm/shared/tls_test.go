@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"spillway/internal/waittest"
 	"spillway/tracker/swarm"
 	"spillway/tracker/swarm/shared/link"
 )
@@ -76,10 +77,11 @@ func TestTLS(t *testing.T) {
 		"store.redis.tls_cert": {CA: ca, Name: "redis.example"},
 	} {
 		n := connect(f)
-		eventually(t, 20*time.Second, "says "+want, func() bool {
+		waittest.Until(t, 20*time.Second, "says "+want, func() bool {
 			d, bad := n.Degraded()
 			return bad && strings.Contains(d.Why, want)
 		})
+
 		n.stop()
 	}
 	n := connect(whole)

@@ -161,7 +161,7 @@ func (d *drill) run(ctx context.Context, s *stage, name string) (*observed, erro
 	if err != nil {
 		return nil, err
 	}
-	watch := s.lab.Watch(s.relay)
+	watch := s.lab.Watch(s.relay, false)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	told := make(chan struct{})

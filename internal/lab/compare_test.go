@@ -134,7 +134,7 @@ func TestCompareCost(t *testing.T) {
 		var ratios []float64
 		for range *labRounds {
 			for i, c := range pair {
-				r, err := Trial{Contender: c, Program: spillway(t), Usual: *labRate * 0.8, Busy: *labRate * 0.8, Kept: -1,
+				r, err := Trial{Contender: c, Program: spillway(t), Usual: *labRate * 0.8, Busy: *labRate * 0.8, Kept: -1, Alone: true,
 					UsualFor: time.Second, BusyFor: 5 * time.Second, AfterFor: time.Millisecond}.Run()
 				if err != nil {
 					t.Fatalf("%s: %v", c.Name, err)

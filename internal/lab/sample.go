@@ -88,13 +88,16 @@ const (
 	maxSamples  = 36_000 // an hour
 )
 
-// Watch begins to look on. Stop ends it.
-func (l *Lab) Watch(r *Running) *Watch {
+// Watch begins to look on. Stop ends it. Unless alone it asks the relay's own port, ten times a second from either side.
+func (l *Lab) Watch(r *Running, alone bool) *Watch {
 	w := &Watch{}
 	if r.Process != nil {
 		w.pids = groupOf(r.Process.cmd.Process.Pid)
 	}
 	w.done = append(w.done, l.Relay.Go(l.Cores.Edge, func() error { return w.sample(l.Cores.Relay) }))
+	if alone {
+		return w
+	}
 	for i, p := range []struct {
 		from *Room
 		to   netip.Addr

@@ -34,6 +34,7 @@ type Trial struct {
 	Tries       int           // of the load
 	MaxOpen     int           // of the load
 	AtOnce      int           // of the load
+	Alone       bool          // nobody asks the relay's own port: to answer that is no part of relaying
 
 	// Front starts what stands between the crowd and the relay, and says where the crowd connects to. May be nil.
 	Front func(l *Lab, dir string) (netip.AddrPort, error)
@@ -168,7 +169,7 @@ func (t *Trial) run(l *Lab, tracker *Tracker, relay *Running, target netip.AddrP
 	if err != nil {
 		return nil, err
 	}
-	watch := l.Watch(relay)
+	watch := l.Watch(relay, t.Alone)
 	time.Sleep(t.UsualFor)
 	load.SetRate(t.Busy)
 	time.Sleep(t.BusyFor)

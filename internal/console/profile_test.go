@@ -19,6 +19,7 @@ net/ipv4/tcp_max_syn_backlog 128
 net/ipv4/tcp_abort_on_overflow 0
 net/ipv4/tcp_syncookies 1
 net/ipv4/ip_forward 0
+net/ipv4/tcp_early_demux 1
 net/netfilter/nf_conntrack_max 65536
 net/netfilter/nf_conntrack_tcp_timeout_syn_sent 120
 net/netfilter/nf_conntrack_tcp_timeout_syn_recv 60
@@ -87,7 +88,7 @@ func TestRelayCheckApplyRevert(t *testing.T) {
 		" ok  net.ipv4.tcp_syncookies                             1               1             no (3)\n",
 		"     (3) acts where the users' TCP ends: on the backend, or on a relay in proxy mode\n",
 		"extra: what they lack, relay.profile_extra (relay, kernel mode)\n",
-		"15 of 16 keys are not as wanted; to write them: sudo spillway relay apply\n",
+		"16 of 17 keys are not as wanted; to write them: sudo spillway relay apply\n",
 		"boot: not kept over a reboot unless spillway relay runs: net.ipv4.tcp_tw_reuse and 14 more are in no\n",
 		"boot: nf_conntrack is in no file of /etc/modules-load.d",
 	)
@@ -96,13 +97,13 @@ func TestRelayCheckApplyRevert(t *testing.T) {
 	if err := relayApply(&out, h, o); err != nil {
 		t.Error(err)
 	}
-	if got := strings.Count(out.String(), "\n"); got != 15 {
-		t.Errorf("apply wrote %d lines, want 15:\n%s", got, &out)
+	if got := strings.Count(out.String(), "\n"); got != 16 {
+		t.Errorf("apply wrote %d lines, want 16:\n%s", got, &out)
 	}
 	wantText(t, out.String(), "net.netfilter.nf_conntrack_tcp_timeout_syn_sent  120 -> 6\n", "net.ipv4.ip_forward  0 -> 1\n")
-	wantText(t, check(true), "all 16 keys are as wanted\n")
+	wantText(t, check(true), "all 17 keys are as wanted\n")
 	out.Reset()
-	if err := relayApply(&out, h, o); err != nil || out.String() != "nothing to write: all 16 keys are as wanted\n" {
+	if err := relayApply(&out, h, o); err != nil || out.String() != "nothing to write: all 17 keys are as wanted\n" {
 		t.Errorf("apply again: %v: %s", err, &out)
 	}
 
@@ -115,7 +116,7 @@ func TestRelayCheckApplyRevert(t *testing.T) {
 	wantText(t, check(true), "boot: not kept over a reboot unless spillway relay runs: net.netfilter.nf_conntrack_tcp_loose = 1 in\n      /etc/sysctl.d/99-zz.conf\n")
 
 	writeTestFile(t, filepath.Join(h.sysctl, "net/ipv4/tcp_tw_reuse"), "0\n")
-	wantText(t, check(false), "1 of 16 keys are not as wanted")
+	wantText(t, check(false), "1 of 17 keys are not as wanted")
 	out.Reset()
 	if err := relayRevert(&out, h); err == nil || !strings.Contains(err.Error(), "net.ipv4.tcp_tw_reuse: is 0, was 2, and was set to 1: somebody else has changed it since; left alone") {
 		t.Errorf("revert: %v", err)

@@ -15,6 +15,7 @@ type register uint32
 
 const (
 	r0      register = unix.NFT_REG32_00
+	r8      register = unix.NFT_REG32_08
 	verdict register = unix.NFT_REG_VERDICT
 
 	nfAccept = 1 // NF_ACCEPT
@@ -67,6 +68,7 @@ func decide(code int32, chain string) expression {
 }
 
 func accept() expression                   { return decide(nfAccept, "") }
+func goBack() expression                   { return decide(unix.NFT_RETURN, "") }
 func jump(chain string) expression         { return decide(unix.NFT_JUMP, chain) }
 func continueAt(ch string) expression      { return decide(unix.NFT_GOTO, ch) }
 func isIn(s string, r register) expression { return lookup(s, r, 0) }
@@ -103,15 +105,29 @@ func ctOf(key uint32, direction byte, to register) expression {
 	return newExpression("ct", appendBytes(data, unix.NFTA_CT_DIRECTION, []byte{direction}))
 }
 
+// valueOf has what the map has for a key at r put at to. It does not match where the map has nothing.
+func valueOf(set string, r, to register) expression {
+	return newExpression("lookup", append32(append32(appendText(nil, unix.NFTA_LOOKUP_SET, set), unix.NFTA_LOOKUP_SREG, uint32(r)), unix.NFTA_LOOKUP_DREG, uint32(to)))
+}
+
 // put adds the key to the set, or gives it a new time; a full set does not match. with, if any, is kept with the element, and must
 // match.
 func put(op uint32, set string, r register, timeout time.Duration, with expression) expression {
-	data := append32(append32(appendText(nil, unix.NFTA_DYNSET_SET_NAME, set), unix.NFTA_DYNSET_OP, op), unix.NFTA_DYNSET_SREG_KEY, uint32(r))
-	data = append64(data, unix.NFTA_DYNSET_TIMEOUT, uint64(timeout.Milliseconds()))
+	data := putting(op, set, r, timeout)
 	if with != nil {
 		data = appendNest(data, unix.NFTA_DYNSET_EXPR, attribute(with, unix.NFTA_LIST_ELEM))
 	}
 	return newExpression("dynset", data)
+}
+
+// putValue adds a key to the map, with the value at value.
+func putValue(set string, r, value register, timeout time.Duration) expression {
+	return newExpression("dynset", append32(putting(unix.NFT_DYNSET_OP_ADD, set, r, timeout), unix.NFTA_DYNSET_SREG_DATA, uint32(value)))
+}
+
+func putting(op uint32, set string, r register, timeout time.Duration) []byte {
+	data := append32(append32(appendText(nil, unix.NFTA_DYNSET_SET_NAME, set), unix.NFTA_DYNSET_OP, op), unix.NFTA_DYNSET_SREG_KEY, uint32(r))
+	return append64(data, unix.NFTA_DYNSET_TIMEOUT, uint64(timeout.Milliseconds()))
 }
 
 // overRate matches what is above so many a second, of which all may come at once.
@@ -154,16 +170,20 @@ func masquerade(first, last register) expression {
 		unix.NFTA_MASQ_REG_PROTO_MIN, uint32(first)), unix.NFTA_MASQ_REG_PROTO_MAX, uint32(last)))
 }
 
-// clampMSS lowers the segment size a SYN offers to what fits both ways.
-func clampMSS(r register) []expression {
+// fittingMSS is the size of segment that fits both ways, in the header's byte order. The kernel looks for the route back for it.
+func fittingMSS(r register) []expression {
 	swap := append32(append32(append32(nil, unix.NFTA_BYTEORDER_SREG, uint32(r)), unix.NFTA_BYTEORDER_DREG, uint32(r)), unix.NFTA_BYTEORDER_OP, unix.NFT_BYTEORDER_HTON)
-	option := append32(appendBytes(nil, unix.NFTA_EXTHDR_TYPE, []byte{unix.TCPOPT_MAXSEG}), unix.NFTA_EXTHDR_OFFSET, 2)
-	option = append32(append32(append32(option, unix.NFTA_EXTHDR_LEN, 2), unix.NFTA_EXTHDR_OP, unix.NFT_EXTHDR_OP_TCPOPT), unix.NFTA_EXTHDR_SREG, uint32(r))
 	return []expression{
 		newExpression("rt", append32(append32(nil, unix.NFTA_RT_KEY, unix.NFT_RT_TCPMSS), unix.NFTA_RT_DREG, uint32(r))),
 		newExpression("byteorder", append32(append32(swap, unix.NFTA_BYTEORDER_LEN, 2), unix.NFTA_BYTEORDER_SIZE, 2)),
-		newExpression("exthdr", option),
 	}
+}
+
+// clampMSS lowers the segment size a SYN offers to what is at r.
+func clampMSS(r register) expression {
+	option := append32(appendBytes(nil, unix.NFTA_EXTHDR_TYPE, []byte{unix.TCPOPT_MAXSEG}), unix.NFTA_EXTHDR_OFFSET, 2)
+	option = append32(append32(append32(option, unix.NFTA_EXTHDR_LEN, 2), unix.NFTA_EXTHDR_OP, unix.NFT_EXTHDR_OP_TCPOPT), unix.NFTA_EXTHDR_SREG, uint32(r))
+	return newExpression("exthdr", option)
 }
 
 func noTrack() expression {

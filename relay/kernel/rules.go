@@ -44,6 +44,10 @@ const (
 	// the set's garbage collection. It must be a tick of the kernel's at least, which may be 10 ms.
 	answered = 10 * time.Millisecond
 
+	// foundFor is how long what the kernel's routes say is taken for true: which addresses are this machine's, and what size of segment
+	// fits on the way to a backend. A look takes as long as ten steps.
+	foundFor = time.Second
+
 	// sourceFor is how long a source that opens nothing is remembered. Its allowance is whole again after a second.
 	sourceFor = 2 * time.Second
 
@@ -112,15 +116,25 @@ func (f *family) constant(a netip.AddrPort, r register) []expression {
 	return []expression{immediate(r, a.Addr().AsSlice()), immediate(f.port(r), binary.BigEndian.AppendUint16(nil, a.Port()))}
 }
 
+// flagWord is the header's word that has the flags, with those in bits set: the kernel masks and compares words without a call.
+func flagWord(bits byte) []byte { return []byte{0, bits, 0, 0} }
+
+func flagsOf(bits byte, r register) []expression {
+	return []expression{payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 12, 4, r), mask(r, flagWord(bits))}
+}
+
 // flags matches a segment of whose flags those in bits are as they are in want.
 func flags(bits, want byte, r register) []expression {
-	return []expression{payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1, r), mask(r, []byte{bits}), equal(r, []byte{want})}
+	return append(flagsOf(bits, r), equal(r, flagWord(want)))
+}
+
+// otherFlags matches all others.
+func otherFlags(bits, want byte, r register) []expression {
+	return append(flagsOf(bits, r), unequal(r, flagWord(want)))
 }
 
 // anyFlag matches a segment that has one of bits.
-func anyFlag(bits byte, r register) []expression {
-	return []expression{payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1, r), mask(r, []byte{bits}), unequal(r, []byte{0})}
-}
+func anyFlag(bits byte, r register) []expression { return otherFlags(bits, 0, r) }
 
 func anyOf(key, bits uint32, r register) []expression {
 	return []expression{ct(key, r), mask(r, binary.NativeEndian.AppendUint32(nil, bits)), unequal(r, make([]byte, 4))}
@@ -147,18 +161,21 @@ func (cfg Config) rules(mark string) []rule {
 
 		// Every packet that is forwarded meets this, and a segment of an open connection without data no more than this: a step takes 20 to
 		// 30 ns. Another protocol's may have anything where TCP has its flags, so they only come first.
-		newRule("forwarded", "", anyFlag(syn|rst|psh, r0), isTCP(r0), continueAt("signs")),
-		newRule("signs", "", flags(syn|rst, syn, r0), jump("syn")),
+		newRule("forwarded", "", anyFlag(syn|rst|psh, r0), continueAt("signs")),
+		newRule("signs", "", flags(syn|rst|ack, syn, r0), continueAt("syn")),
+		newRule("signs", "of a client", ct(unix.NFT_CT_DIRECTION, r0), equal(r0, []byte{original}), accept()),
 	}
 	if cfg.Masquerade {
 		all = append(all, newRule("forwarded", "no SYN-ACK, and an answer all the same: the backend still has an old connection from that port",
 			flags(fin|syn|rst|psh|ack, ack, r0), ct(unix.NFT_CT_STATUS, r0), mask(r0, binary.NativeEndian.AppendUint32(nil, statusAssured)), equal(r0, make([]byte, 4)),
-			isTCP(r0), continueAt("signs")))
+			continueAt("signs")))
 	}
 	for _, f := range cfg.families() {
 		all = append(all,
 			newRule("signs", "", f.is(r0), f.sender(r0), decideBy("from"+f.name, r0)),
-			newRule("syn", "", f.is(r0), f.flow(reply, r0), isIn("backends"+f.name, r0), clampMSS(r0)),
+			newRule("syn", "", f.is(r0), continueAt("clamp"+f.name)),
+			newRule("clamp"+f.name, "", f.flow(reply, r0), valueOf("mss"+f.name, r0, r8), clampMSS(r8), goBack()),
+			newRule("clamp"+f.name, "", f.flow(reply, r0), isIn("backends"+f.name, r0), fittingMSS(r8), clampMSS(r8), putValue("mss"+f.name, r0, r8, foundFor)),
 			newRule("refused"+f.name, "", isForwarded(r0), f.flow(reply, r0), decideBy("refused"+f.name, r0)),
 		)
 		all = append(all, cfg.newRules(f)...)
@@ -207,12 +224,24 @@ func (cfg Config) ownRules(f *family) []rule {
 func (cfg Config) newRules(f *family) []rule {
 	var all []rule
 	chain := "new" + f.name
-	for _, way := range cfg.listened(f, r0) {
-		all = append(all, newRule("new", "", f.is(r0), isTCP(r0), way, continueAt(chain)))
+	anywhere, _ := cfg.listenSets(f)
+	if len(anywhere) > 0 {
+		all = append(all, newRule("new", "found a moment ago", f.is(r0), isTCP(r0), f.receiver(r0), isIn("at"+f.name, r0), continueAt(chain)))
+	}
+	for i, way := range cfg.listened(f, r0) {
+		next := chain
+		if i == 0 && len(anywhere) > 0 {
+			next = "found" + f.name
+		}
+		all = append(all, newRule("new", "", f.is(r0), isTCP(r0), way, continueAt(next)))
+	}
+	if len(anywhere) > 0 {
+		all = append(all,
+			newRule("found"+f.name, "", f.receiver(r0), put(unix.NFT_DYNSET_OP_ADD, "at"+f.name, r0, foundFor, nil)),
+			newRule("found"+f.name, "", continueAt(chain)))
 	}
 	// Unless net.netfilter.nf_conntrack_tcp_loose is 0, conntrack takes any segment for the first of a flow.
-	all = append(all, newRule(chain, "of no flow", payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1, r0), mask(r0, []byte{fin | syn | rst | ack}), unequal(r0, []byte{syn}),
-		count("no_flow"), refuse()))
+	all = append(all, newRule(chain, "of no flow", otherFlags(fin|syn|rst|ack, syn, r0), count("no_flow"), refuse()))
 	address := []expression{payload(unix.NFT_PAYLOAD_NETWORK_HEADER, f.source, f.bytes, r0)}
 	if cfg.PerSource > 0 {
 		source := address
@@ -226,19 +255,22 @@ func (cfg Config) newRules(f *family) []rule {
 	return append(all, newRule(chain, "", address, hash(r0, f.bytes, relay.Slots), decideBy("slots"+f.name, r0)))
 }
 
-// backendRules are one backend's: what is sent to it (in the chain of first packets), and its signs of life.
+// backendRules are one backend's: what is sent to it (of first packets, in one chain while it is well, in the other while it is down or
+// its budget is not whole), and its signs of life.
 func (cfg Config) backendRules(f *family, i int, b relay.Backend) []rule {
-	to, alive, refused := chainOf("to", i), chainOf("alive", i), chainOf("refused", i)
-	all := []rule{newRule(to, b.Addr.String(), f.constant(b.Addr, r0), isIn("down"+f.name, r0), count(chainOf("down", i)), refuse())}
+	check, to, alive, refused := chainOf("check", i), chainOf("to", i), chainOf("alive", i), chainOf("refused", i)
+	full := []expression{count(chainOf("budget", i)), refuse()}
+	all := []rule{newRule(check, b.Addr.String(), f.constant(b.Addr, r0), isIn("down"+f.name, r0), count(chainOf("down", i)), refuse())}
 	for k := range relay.Bands {
-		all = append(all, newRule(to, "", immediate(r0, bandKey(i, k)), isNotIn("closed", r0),
-			f.sender(r0), put(unix.NFT_DYNSET_OP_ADD, waitingSet(i, k), r0, waitFor, nil),
-			count(chainOf("opened", i)), f.constant(b.Addr, r0), dnat(f.proto, r0, f.port(r0))))
+		place := append(f.sender(r0), put(unix.NFT_DYNSET_OP_ADD, waitingSet(i, k), r0, waitFor, nil), count(chainOf("opened", i)))
+		place = append(append(place, f.constant(b.Addr, r0)...), dnat(f.proto, r0, f.port(r0)))
+		all = append(all, newRule(check, "", immediate(r0, bandKey(i, k)), isNotIn("closed", r0), place), newRule(to, "", place))
 	}
 	all = append(all,
-		newRule(to, "too many wait already", count(chainOf("budget", i)), refuse()),
+		newRule(check, "too many wait already", full), newRule(to, "too many wait already", full),
 		newRule(refused, b.Addr.String(), count(chainOf("down", i)), refuse()),
-		newRule(alive, "data", anyFlag(psh, r0), isForwarded(r0), count(chainOf("spoken", i)), accept()),
+		newRule(alive, "data", anyFlag(psh, r0), isForwarded(r0), isTCP(r0), count(chainOf("spoken", i)), accept()),
+		newRule(alive, "", flags(syn|rst, syn, r0), jump("clamp"+f.name)),
 	)
 	for k := range relay.Bands { // a SYN-ACK, or a reset
 		set := waitingSet(i, k)

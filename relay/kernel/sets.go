@@ -20,7 +20,7 @@ const (
 	verdictType = 0xffffff00 // NFT_DATA_VERDICT
 )
 
-// set is a set, or a map to verdicts.
+// set is a set, or a map.
 type set struct {
 	name     string
 	typ      uint32
@@ -28,6 +28,7 @@ type set struct {
 	flags    uint32
 	size     int           // zero: unbounded
 	collect  time.Duration // how often elements whose time is over are freed; zero: every second
+	value    uint32        // in a map, of two bytes: their type; zero: a verdict
 	elements []element
 }
 
@@ -101,17 +102,24 @@ func (cfg Config) sets() []set {
 				waiting = append(waiting, set{name: waitingSet(i, k), typ: typ, keyBytes: keyBytes, flags: unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL, size: n})
 			}
 		}
-		// A connection that was answered keeps its place until it is collected. The more backends, the fewer connections each has.
+		// A connection that was answered keeps its place until it is collected. The more backends, the fewer connections each has; and the
+		// first band, which alone is open when a backend comes back, is the one that most connections find room in.
 		for i := range waiting {
 			waiting[i].collect = min(collectEvery*time.Duration(len(backends.elements)), collectLatest)
+			if i%relay.Bands > 0 {
+				waiting[i].collect *= 4
+			}
 		}
 		all = append(all, set{name: "ports" + f.name, typ: typePort, keyBytes: 2, flags: unix.NFT_SET_CONSTANT, elements: ports}, backends, from, refused,
+			// Twice as many as there are: those whose time is over are collected every second.
+			set{name: "mss" + f.name, typ: typ, keyBytes: keyBytes, flags: unix.NFT_SET_MAP | unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL, size: 2 * maxBackends, value: typePort},
 			set{name: "down" + f.name, typ: typ, keyBytes: keyBytes, flags: unix.NFT_SET_TIMEOUT},
 			set{name: "slots" + f.name, typ: typeMark, keyBytes: 4, flags: unix.NFT_SET_MAP, size: relay.Slots})
 		all = append(all, waiting...)
 		anywhere, exact := cfg.listenSets(f)
 		if len(anywhere) > 0 {
-			all = append(all, set{name: "anywhere" + f.name, typ: typePort, keyBytes: 2, flags: unix.NFT_SET_CONSTANT, elements: anywhere})
+			all = append(all, set{name: "anywhere" + f.name, typ: typePort, keyBytes: 2, flags: unix.NFT_SET_CONSTANT, elements: anywhere},
+				set{name: "at" + f.name, typ: typ, keyBytes: keyBytes, flags: unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL, size: maxFound})
 		}
 		if len(exact) > 0 {
 			all = append(all, set{name: "listen" + f.name, typ: typ, keyBytes: keyBytes, flags: unix.NFT_SET_CONSTANT, elements: exact})
@@ -124,8 +132,11 @@ func (cfg Config) sets() []set {
 }
 
 const (
-	collectEvery  = 20 * time.Millisecond
+	collectEvery  = 40 * time.Millisecond
 	collectLatest = 100 * time.Millisecond
+
+	// maxFound bounds the addresses and ports that are remembered as this machine's; with more, some are looked for each time.
+	maxFound = 256
 
 	// maxSources bounds the sources of a family whose rate is known at once: 6 MB of the kernel's memory.
 	maxSources = 1 << 15
@@ -136,7 +147,11 @@ func (s set) attrs(id int) []byte {
 	b := append32(appendText(appendText(nil, unix.NFTA_SET_TABLE, TableName), unix.NFTA_SET_NAME, s.name), unix.NFTA_SET_FLAGS, s.flags)
 	b = append32(append32(append32(b, unix.NFTA_SET_KEY_TYPE, s.typ), unix.NFTA_SET_KEY_LEN, s.keyBytes), unix.NFTA_SET_ID, uint32(id))
 	if s.flags&unix.NFT_SET_MAP != 0 {
-		b = append32(append32(b, unix.NFTA_SET_DATA_TYPE, verdictType), unix.NFTA_SET_DATA_LEN, 0)
+		if s.value == 0 {
+			b = append32(append32(b, unix.NFTA_SET_DATA_TYPE, verdictType), unix.NFTA_SET_DATA_LEN, 0)
+		} else {
+			b = append32(append32(b, unix.NFTA_SET_DATA_TYPE, s.value), unix.NFTA_SET_DATA_LEN, 2)
+		}
 	}
 	size := s.size
 	if s.flags&unix.NFT_SET_CONSTANT != 0 {
@@ -205,17 +220,32 @@ func (f *family) slots(p *relay.Plan) *[relay.Slots]int16 {
 	return &p.Slots6
 }
 
-// slotElements are those slots that are not as they were. old may be nil.
-func slotElements(slots, old *[relay.Slots]int16) (add, gone []element) {
-	for s := range slots {
-		if old != nil && old[s] == slots[s] {
+// chain is where what is for a backend goes: by the way with checks while there is something to check.
+func chain(p *relay.Plan, backend int16) string {
+	if p.Down[backend] || p.Open[backend] < relay.Bands {
+		return chainOf("check", int(backend))
+	}
+	return chainOf("to", int(backend))
+}
+
+// slotElements are those slots of a family that do not lead where they led. old may be nil.
+func slotElements(f *family, p, old *relay.Plan) (add, gone []element) {
+	leads := func(p *relay.Plan, s int) string {
+		if p == nil || f.slots(p)[s] == relay.Nobody {
+			return ""
+		}
+		return chain(p, f.slots(p)[s])
+	}
+	for s := range relay.Slots {
+		now, before := leads(p, s), leads(old, s)
+		if now == before {
 			continue
 		}
-		if old != nil && old[s] != relay.Nobody {
-			gone = append(gone, element{key: slotKey(s), goTo: chainOf("to", int(old[s]))})
+		if before != "" {
+			gone = append(gone, element{key: slotKey(s), goTo: before})
 		}
-		if slots[s] != relay.Nobody {
-			add = append(add, element{key: slotKey(s), goTo: chainOf("to", int(slots[s]))})
+		if now != "" {
+			add = append(add, element{key: slotKey(s), goTo: now})
 		}
 	}
 	return add, gone

@@ -39,10 +39,10 @@ var dead = base{"dead", "filter", unix.NF_INET_PRE_ROUTING, -150}
 func (cfg Config) chains() []string {
 	all := []string{"signs", "syn"}
 	for _, f := range cfg.families() {
-		all = append(all, "refused"+f.name, "own"+f.name, "new"+f.name)
+		all = append(all, "refused"+f.name, "own"+f.name, "new"+f.name, "found"+f.name, "clamp"+f.name)
 		for i, b := range cfg.Backends {
 			if familyOf(b.Addr.Addr()) == f {
-				all = append(all, chainOf("to", i), chainOf("alive", i), chainOf("refused", i))
+				all = append(all, chainOf("check", i), chainOf("to", i), chainOf("alive", i), chainOf("refused", i))
 			}
 		}
 	}
@@ -123,11 +123,7 @@ func (b *batch) addRules(rules []rule) {
 // fill changes the slots from what old has, or fills them if it is nil.
 func (cfg Config) fill(b *batch, p, old *relay.Plan) {
 	for _, f := range cfg.families() {
-		var before *[relay.Slots]int16
-		if old != nil {
-			before = f.slots(old)
-		}
-		add, gone := slotElements(f.slots(p), before)
+		add, gone := slotElements(f, p, old)
 		b.deleteElements("slots"+f.name, gone...)
 		b.addElements("slots"+f.name, add...)
 	}
@@ -228,7 +224,7 @@ func (cfg Config) uses(p *relay.Plan) map[string]uint32 {
 		}
 	}
 	for _, f := range cfg.families() {
-		add, _ := slotElements(f.slots(p), nil)
+		add, _ := slotElements(f, p, nil)
 		for _, e := range add {
 			n[e.goTo]++
 		}

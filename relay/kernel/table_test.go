@@ -124,15 +124,23 @@ func TestOnlyDifferencesAreSent(t *testing.T) {
 	}
 	down := change(up, func(p *relay.Plan) { p.Down[0], p.Open[0] = true, 1 })
 	for _, old := range []relay.Plan{up, down} { // and refreshed
+		slots := 0
+		if !old.Down[0] {
+			slots = relay.Slots // which lead by the way with checks from now on
+		}
 		// Added so that it can be deleted, and then again with its time.
-		if gone, added := step(old, down); gone["down4"] != 1 || added["down4"] != 2 || gone["closed"] != 3 || added["closed"] != 6 || len(gone) != 2 {
+		gone, added := step(old, down)
+		if gone["down4"] != 1 || added["down4"] != 2 || gone["closed"] != 3 || added["closed"] != 6 || gone["slots4"] != slots || added["slots4"] != slots || gone["slots6"] != 0 {
 			t.Errorf("down: %v %v", gone, added)
 		}
 	}
 	half := change(up, func(p *relay.Plan) { p.Open[0] = 3 })
 	gone, added := step(down, half)
-	if gone["down4"] != 1 || added["down4"] != 1 || gone["closed"] != 3 || added["closed"] != 4 || gone["unanswered_0_1"] != 1 || gone["unanswered_1_1"] != 0 {
+	if gone["slots4"] != 0 || gone["down4"] != 1 || added["down4"] != 1 || gone["closed"] != 3 || added["closed"] != 4 || gone["unanswered_0_1"] != 1 || gone["unanswered_1_1"] != 0 {
 		t.Errorf("up again: %v %v", gone, added)
+	}
+	if gone, added := step(half, up); gone["slots4"] != relay.Slots || added["slots4"] != relay.Slots || gone["closed"] != 1 || added["closed"] != 1 {
+		t.Errorf("all is well: %v %v", gone, added)
 	}
 }
 

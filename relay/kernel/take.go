@@ -133,8 +133,13 @@ func (cfg Config) planBefore(s *socket) (relay.Plan, error) {
 				slot := attribute(item, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE)
 				chain := text(attribute(item, unix.NFTA_SET_ELEM_DATA, unix.NFTA_DATA_VERDICT, unix.NFTA_VERDICT_CHAIN))
 				for i := range cfg.Backends {
-					if n := keySlot(slot); n >= 0 && chain == chainOf("to", i) {
-						slots[n] = int16(i)
+					n, checks := keySlot(slot), chain == chainOf("check", i)
+					if n < 0 || !checks && chain != chainOf("to", i) {
+						continue
+					}
+					slots[n] = int16(i)
+					if checks && !plan.Down[i] { // what it was checked for has ended
+						plan.Open[i] = min(plan.Open[i], relay.Bands-1)
 					}
 				}
 			}

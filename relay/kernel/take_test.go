@@ -260,7 +260,7 @@ func TestTheTableIsMadeAgain(t *testing.T) {
 		func() { remove(unix.NFT_MSG_DELTABLE, appendText(nil, unix.NFTA_TABLE_NAME, TableName)) },
 		func() { remove(unix.NFT_MSG_DELRULE, appendText(nil, unix.NFTA_RULE_TABLE, TableName)) }, // nft flush table
 		func() {
-			remove(unix.NFT_MSG_DELRULE, appendText(appendText(nil, unix.NFTA_RULE_TABLE, TableName), unix.NFTA_RULE_CHAIN, "to_0"))
+			remove(unix.NFT_MSG_DELRULE, appendText(appendText(nil, unix.NFTA_RULE_TABLE, TableName), unix.NFTA_RULE_CHAIN, "check_0"))
 		},
 	} {
 		do()

@@ -23,7 +23,7 @@ var defaults = []string{
 	"net.ipv4.tcp_max_syn_backlog", "128", "net.ipv4.tcp_abort_on_overflow", "0", "net.ipv4.tcp_syncookies", "1",
 	"net.netfilter.nf_conntrack_tcp_timeout_time_wait", "120", "net.netfilter.nf_conntrack_tcp_timeout_close", "10",
 	"net.netfilter.nf_conntrack_tcp_timeout_established", "432000", "net.netfilter.nf_conntrack_tcp_loose", "1",
-	"net.netfilter.nf_conntrack_buckets", "16384", "net.ipv4.ip_local_port_range", "32768\t60999", "net.ipv4.ip_forward", "0",
+	"net.netfilter.nf_conntrack_buckets", "16384", "net.ipv4.ip_local_port_range", "32768\t60999", "net.ipv4.tcp_early_demux", "1", "net.ipv4.ip_forward", "0",
 	"net.ipv6.conf.all.forwarding", "0", "net.ipv6.conf.eth0.accept_ra", "1", "net.ipv6.conf.eth0.forwarding", "0",
 	"net.ipv6.conf.wg0.accept_ra", "0", "net.ipv6.conf.wg0.forwarding", "1", "kernel.random.boot_id", "one",
 }

@@ -79,6 +79,10 @@ var extra = [...]setting{
 		why: "55,296 ports towards a backend, not 28,232; ports below 10240 stay free for listeners"},
 }
 
+// demux is written where the kernel forwards, and with the extra block only.
+var demux = setting{name: "net.ipv4.tcp_early_demux", want: "0", place: forwarding,
+	why: "what is forwarded is not looked for among this machine's sockets first"}
+
 const (
 	forward4 = "net.ipv4.ip_forward"
 	forward6 = "net.ipv6.conf.all.forwarding"
@@ -112,6 +116,9 @@ func Keys(root string, o Options) []Key {
 	}
 	if o.Role != Kernel {
 		return keys
+	}
+	if o.FastFail && o.Extra {
+		add(Forwarding, demux)
 	}
 	add(Forwarding, setting{name: forward4, want: "1", place: forwarding, why: "without it nothing is forwarded"})
 	if o.IPv6 {
@@ -157,7 +164,7 @@ func routedLinks(root string) []string {
 // ours tells the names that Apply may have written: what a state file says besides is not written back.
 func ours(name string) bool {
 	named := func(s setting) bool { return s.name == name }
-	if slices.ContainsFunc(fastFail[:], named) || slices.ContainsFunc(extra[:], named) || name == forward4 || name == forward6 {
+	if slices.ContainsFunc(fastFail[:], named) || slices.ContainsFunc(extra[:], named) || name == demux.name || name == forward4 || name == forward6 {
 		return true
 	}
 	return ofLink(name, "net.ipv6.conf.", ".accept_ra")

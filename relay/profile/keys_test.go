@@ -134,7 +134,7 @@ func TestKeysOfRoles(t *testing.T) {
 		"+ipv4.tcp_tw_reuse "+strings.TrimSpace(tracked)+ended+" "+trackedMore+" ?buckets +ipv4.ip_local_port_range")
 	f(Options{Role: Kernel, FastFail: true, Extra: true},
 		"-ipv4.tcp_tw_reuse "+always(tracked)+"-ipv4.tcp_max_syn_backlog -ipv4.tcp_abort_on_overflow -ipv4.tcp_syncookies "+
-			always(trackedMore)+" +tcp_loose +buckets +ipv4.ip_forward")
+			always(trackedMore)+" +tcp_loose +buckets +ipv4.tcp_early_demux +ipv4.ip_forward")
 	f(Options{Role: Kernel, Extra: true, IPv6: true}, "+ipv4.ip_forward +ipv6.conf.default.accept_ra +ipv6.conf.eth0/100.accept_ra "+
 		"+ipv6.conf.eth2.accept_ra +ipv6.conf.all.forwarding")
 	f(Options{Role: Proxy, Extra: true, IPv6: true}, "")

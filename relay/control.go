@@ -16,7 +16,7 @@ const ModeProxy = "proxy"
 // Health is how backends are asked. Zero values mean the defaults.
 type Health struct {
 	Path           string        // /healthz
-	Every, Timeout time.Duration // 100 ms at the most between two probes of a backend; 300 ms for one
+	Every, Timeout time.Duration // between two probes of a backend 100 ms at the most, or three times that while all is well; for one 300 ms
 	Fall, Rise     int           // failures in a row that bring a backend down, 2; successes that bring it up, 1
 	Proxied        bool          // backends want the PROXY protocol
 }
@@ -237,25 +237,19 @@ func (r *Relay) turn(now time.Time) time.Time {
 
 // wake is when something is due next.
 func (r *Relay) wake(now time.Time) time.Time {
-	at := r.nextApply
-	sooner := func(t time.Time) {
-		if t.Before(at) {
-			at = t
-		}
-	}
-	sooner(r.nextCount(now))
+	at := sooner(r.nextApply, r.nextCount(now))
 	for _, w := range r.watched {
 		if len(w.flying) < r.flights {
-			sooner(w.next)
+			at = sooner(at, r.due(w))
 		}
 		if late, ok := r.lateAt(w); ok && late.After(now) {
-			sooner(late)
+			at = sooner(at, late)
 		}
 		if w.health.verdict != down && (w.signs.silent || w.budget.open < w.budget.most || w.budget.most < Bands) {
-			sooner(now.Add(tickEvery))
+			at = sooner(at, now.Add(tickEvery))
 		}
 		if !w.cutDue.IsZero() && w.cutting == nil && r.applyErr == "" {
-			sooner(w.cutDue)
+			at = sooner(at, w.cutDue)
 		}
 	}
 	return at

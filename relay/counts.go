@@ -7,6 +7,7 @@ type signs struct {
 	over   bool // connections were refused because too many wait
 	silent bool // connections go out and none is answered
 	spoke  bool // data came from it
+	idle   bool // nobody asked for it, or waits for it
 }
 
 // fewConns say nothing of a backend: fewer between two counts may all be on their way.
@@ -18,6 +19,7 @@ func readSigns(before, now BackendCounts) signs {
 	answered := int64(opened) - int64(now.Unanswered-before.Unanswered)
 	return signs{
 		over:   refused > 0,
+		idle:   opened == 0 && refused == 0 && now.Unanswered == 0,
 		spoke:  grown(before.Spoken, now.Spoken) > 0,
 		silent: opened+refused >= fewConns && now.Unanswered >= fewConns && answered <= int64(opened/10),
 	}

@@ -13,7 +13,8 @@ func TestSignsInTheCounts(t *testing.T) {
 			t.Errorf("%s: got %+v, want %+v", name, got, want)
 		}
 	}
-	f("nothing happens", BackendCounts{}, BackendCounts{}, signs{})
+	f("nothing happens", BackendCounts{}, BackendCounts{}, signs{idle: true})
+	f("nobody comes, one waits", BackendCounts{Opened: 7, Unanswered: 1}, BackendCounts{Opened: 7, Unanswered: 1}, signs{})
 	f("all are answered", BackendCounts{Opened: 1000, Unanswered: 200}, BackendCounts{Opened: 2000, Unanswered: 210}, signs{})
 	f("a herd, half of it answered so far", BackendCounts{}, BackendCounts{Opened: 1000, Unanswered: 500}, signs{})
 	f("none is answered", BackendCounts{Opened: 1000, Unanswered: 5}, BackendCounts{Opened: 2000, Unanswered: 1004}, signs{silent: true})

@@ -11,7 +11,7 @@ import (
 
 // startProbe asks a backend for its health if that is due, and there is room for another probe.
 func (r *Relay) startProbe(w *watched, now time.Time) {
-	if now.Before(w.next) || len(w.flying) >= r.flights {
+	if now.Before(r.due(w)) || len(w.flying) >= r.flights {
 		return
 	}
 	// Earlier by up to a fifth, so that relays and backends do not fall into step; never later, so that a hung backend is known
@@ -21,6 +21,31 @@ func (r *Relay) startProbe(w *watched, now time.Time) {
 	p := probed{backend: w.index, number: w.probes, started: now}
 	w.flying = append(w.flying, flight{p.number, now})
 	r.prober.ask(p)
+}
+
+// spared is how many times rarer a backend is asked while nobody can be harmed by that: a probe costs a relay what five connections do.
+const spared = 3
+
+// trusted tells whether the backend needs no close watch: its probes are answered, and its connections get answers and data, or it
+// has none.
+func (w *watched) trusted() bool {
+	return w.health.verdict == up && w.health.steady() && !w.suspect && w.budget.open == Bands && !w.answer.overloaded() &&
+		(w.signs.idle || w.signs.spoke)
+}
+
+// due is when a backend is asked next. One that has a probe to answer is not trusted.
+func (r *Relay) due(w *watched) time.Time {
+	if len(w.flying) == 0 && w.trusted() {
+		return w.next.Add((spared - 1) * r.cfg.Health.Every)
+	}
+	return w.next
+}
+
+func sooner(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // take is told how a probe ended.

@@ -126,6 +126,68 @@ func TestCountsSpeakAgainstABackend(t *testing.T) {
 	}
 }
 
+// A backend that serves, or that nobody asks for, is asked a third as often, and found out in time all the same.
+func TestWhoServesIsAskedLess(t *testing.T) {
+	t.Parallel()
+	for _, f := range []struct {
+		name    string
+		fate    fate
+		headers string
+		probes  int // in 30 s before
+		within  time.Duration
+	}{
+		{"idle", hung, "", 103, 700 * time.Millisecond},
+		{"dead", dead, "", 103, 405 * time.Millisecond},
+		{"gone", gone, "", 103, 700 * time.Millisecond},
+		{"hung", hung, "", 103, 700 * time.Millisecond},
+		{"sheds", dead, "Spillway-Shed: 0.05\r\n", 330, 205 * time.Millisecond},
+	} {
+		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
+			for moment := range 20 {
+				in(t, []string{one}, func(t *testing.T, w *world) {
+					var fault time.Time
+					w.path.set(func(p *path) {
+						p.count = func() Counts {
+							now := uint64(5 * time.Since(p.began).Milliseconds())
+							c := BackendCounts{Opened: now, Spoken: now, Unanswered: 100}
+							if f.name == "idle" {
+								c = BackendCounts{Opened: 7, Spoken: 7}
+							} else if !fault.IsZero() {
+								c.Spoken = uint64(5 * fault.Sub(p.began).Milliseconds())
+								if f.fate != dead {
+									c.Unanswered = min(100+int(now-c.Spoken), 1500)
+								}
+							}
+							return Counts{Backends: []BackendCounts{c}}
+						}
+					})
+					probes := func() uint64 {
+						w.mu.Lock()
+						defer w.mu.Unlock()
+						return w.watched[0].probes
+					}
+					w.host(0).set(well, f.headers, time.Millisecond)
+					time.Sleep(time.Second)
+					before := probes()
+					time.Sleep(30*time.Second + time.Duration(moment)*15*time.Millisecond)
+					if got := int(probes() - before); got < f.probes-f.probes/10 || got > f.probes+f.probes/10 {
+						t.Errorf("while it serves: got %d probes in 30 s, want about %d", got, f.probes)
+					}
+					at := time.Since(w.path.began)
+					w.path.set(func(*path) { fault = time.Now() })
+					w.host(0).set(f.fate, "", 0)
+					time.Sleep(f.within)
+					synctest.Wait()
+					if got := w.path.changes(at); len(got) != 1 || !got[0].Down[0] {
+						t.Fatalf("%s after the fault: got plans %v", f.within, got)
+					}
+				})
+			}
+		})
+	}
+}
+
 // A budget that is full makes one failure enough, but no failure of a slow answer.
 func TestFullBudgetAlone(t *testing.T) {
 	t.Parallel()

@@ -143,6 +143,7 @@ type path struct {
 	applyErr error
 	stall    time.Duration // of the next Apply
 	count    func() Counts
+	opened   uint64
 	backends int
 	cutTakes time.Duration
 	cutErr   error
@@ -195,7 +196,9 @@ func (p *path) Counts() (Counts, error) {
 	if p.count != nil {
 		return p.count(), nil
 	}
-	return Counts{Backends: make([]BackendCounts, p.backends)}, nil
+	// So few connections say nothing, for or against a backend.
+	p.opened++
+	return Counts{Backends: slices.Repeat([]BackendCounts{{Opened: p.opened}}, p.backends)}, nil
 }
 
 func (p *path) set(change func(*path)) {

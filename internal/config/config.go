@@ -195,7 +195,7 @@ type Relay struct {
 // RelayHealth says how a backend is asked whether it lives.
 type RelayHealth struct {
 	Path    string   `name:"path" reload:"restart" help:"What is asked, by GET."`
-	Every   Duration `name:"every" reload:"restart" help:"Time between two probes of a backend, +-20 % of jitter."`
+	Every   Duration `name:"every" reload:"restart" help:"Time between two probes of a backend at the most; three times that while all is well."`
 	Timeout Duration `name:"timeout" reload:"restart" help:"Time an answer may take."`
 	Fall    int      `name:"fall" reload:"restart" help:"Failures in a row after which a backend is down."`
 	Rise    int      `name:"rise" reload:"restart" help:"Answers in a row after which it is up again."`

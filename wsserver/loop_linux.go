@@ -23,28 +23,8 @@ type loop struct {
 	raw    syscall.RawConn
 	events [64]unix.EpollEvent
 	worker *worker
-	turn   time.Duration
-}
-
-// turnOf is how long a loop works before it lets other goroutines go first; HTTP's are of one request each. With one
-// processor the others are up to sixty requests each time, and a short turn would leave sockets that ended unseen.
-func turnOf(processors int) time.Duration {
-	if processors == 1 {
-		return time.Millisecond
-	}
-	return 50 * time.Microsecond
-}
-
-// loopNice is how much a loop's thread gives way to others of this program and machine: a thread of nice 10 has a ninth of
-// the claim on a core that one of nice 0 has, and loses it to any of those that wakes up.
-const loopNice = 10
-
-// giveWay takes a thread for the calling goroutine alone, and lets all others go first. A flood of messages keeps a loop
-// running, and without this a request over HTTP whose thread wakes up on the loop's core waits for the end of its slice:
-// p99 3.7 ms and more, with it 0.3 to 1.3 (go test -run='^$' -bench=UnderWebSocketFlood/rate=2000 ./internal/bench).
-func giveWay() {
-	runtime.LockOSThread()
-	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, loopNice) // the calling thread's; lowering one's own is always allowed
+	turn   *turn
+	begun  time.Time // the turn
 }
 
 // pollPause is how long a loop waits after epoll has failed it. Ten of them, and nobody new comes to the loop.
@@ -75,8 +55,11 @@ func (s *Server) newLoop() (*loop, error) {
 	if err := unix.SetNonblock(ep, true); err != nil { // os.NewFile asks the runtime to watch non-blocking ones only
 		return nil, errors.Join(fmt.Errorf("epoll, non-blocking: %w", err), unix.Close(ep))
 	}
-	l := &loop{s: s, ep: ep, file: os.NewFile(uintptr(ep), "epoll"), worker: s.newWorker(), turn: turnOf(runtime.GOMAXPROCS(0))}
-	if l.raw, err = l.file.SyscallConn(); err != nil {
+	l := &loop{s: s, ep: ep, file: os.NewFile(uintptr(ep), "epoll"), worker: s.newWorker()}
+	if l.raw, err = l.file.SyscallConn(); err == nil {
+		l.turn, err = newTurn(runtime.GOMAXPROCS(0))
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("epoll: %w", err), l.file.Close())
 	}
 	return l, nil
@@ -91,12 +74,17 @@ func (s *Server) stopLoops() {
 
 func (l *loop) run() {
 	w := l.worker
-	giveWay()
-	n := 0
+	l.turn.begin()
+	defer l.turn.end()
+	n, waited := 0, false
 	var err error
 	wait := func(fd uintptr) bool {
 		n, err = poll(int(fd), l.events[:])
-		return n > 0 || err != nil
+		if n > 0 || err != nil {
+			return true
+		}
+		waited = true
+		return false
 	}
 	for {
 		if closed := l.raw.Read(wait); closed != nil {
@@ -109,21 +97,42 @@ func (l *loop) run() {
 			}
 			continue
 		}
-		w.now = time.Now()
-		begun := w.now
+		if waited || l.turn.file == nil { // with several processors that there was no wait says little
+			l.turnBegins()
+			waited = false
+		}
 		for _, e := range l.events[:n] {
 			if t := l.s.sockets.places[e.Fd].Load(); t != nil && t.loop == l {
 				l.handle(t, e.Events)
 			}
-			if w.now = time.Now(); w.now.Sub(begun) > l.turn || len(w.dirty) >= maxDirty {
-				w.flush()
-				_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // other threads first, those too that woke up with no claim left
-				runtime.Gosched()
-				w.now = time.Now()
-				begun = w.now
+			if l.turnIsOver() || len(w.dirty) >= maxDirty {
+				l.flush()
+				l.turn.give()
+				l.turnBegins()
 			}
 		}
-		w.flush()
+		l.flush()
+	}
+}
+
+func (l *loop) turnBegins() {
+	l.worker.now = time.Now()
+	l.begun = l.worker.now
+}
+
+func (l *loop) turnIsOver() bool {
+	l.worker.now = time.Now()
+	return l.worker.now.Sub(l.begun) > l.turn.length
+}
+
+// flush writes what was pushed, in more turns than one if it takes them.
+func (l *loop) flush() {
+	for w := l.worker; len(w.dirty) > 0; {
+		w.flushSome(l.turn.writes)
+		if len(w.dirty) > 0 && l.turnIsOver() {
+			l.turn.give()
+			l.turnBegins()
+		}
 	}
 }
 

@@ -56,15 +56,20 @@ func (w *worker) giveBuffer(b []byte) {
 }
 
 // flush writes what was pushed. One write carries all frames a socket got since the last flush.
-func (w *worker) flush() {
-	for i, t := range w.dirty {
+func (w *worker) flush() { w.flushSome(len(w.dirty)) }
+
+// flushSome does so for n sockets at the most.
+func (w *worker) flushSome(n int) {
+	n = min(n, len(w.dirty))
+	for _, t := range w.dirty[:n] {
 		t.mu.Lock()
 		t.dirty = false
 		t.flushLocked(w)
 		t.mu.Unlock()
-		w.dirty[i] = nil
 	}
-	w.dirty = w.dirty[:0]
+	left := copy(w.dirty, w.dirty[n:])
+	clear(w.dirty[left:])
+	w.dirty = w.dirty[:left]
 }
 
 // took handles bytes that were read, into t.space() if t has a frame's beginning, else into any buffer; it keeps what is

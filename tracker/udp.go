@@ -181,7 +181,7 @@ func (w *udpWorker) serve(fd uintptr) (done bool) {
 		case 0:
 		case unix.EINTR:
 			continue
-		case unix.EAGAIN:
+		case unix.EAGAIN, unix.ENOMEM, unix.ENOBUFS: // the next packet brings us back, and memory may be there again
 			return false
 		default:
 			w.err = errno

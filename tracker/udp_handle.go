@@ -156,6 +156,10 @@ func (h *udpHandler) handleAnnounce(dst, in []byte, transaction uint32, addr net
 func (h *udpHandler) answerAnnounce(dst []byte, transaction uint32, a *swarm.Announce, interval int, verdict shedder.Verdict) []byte {
 	t := h.t
 	t.swarms.Announce(a, h.now, &h.reply)
+	if err := checkReply(a, &h.reply); err != nil {
+		t.erred(shedder.UDP, err)
+		return appendUDPAnnounce(dst, transaction, interval, &swarm.Counts{}, nil) // an error would bring some clients back soon
+	}
 	peers := h.reply.Peers4
 	if a.PreferFamily == swarm.Family6 {
 		peers = h.reply.Peers6
@@ -295,6 +299,10 @@ func (h *udpHandler) handleScrape(dst, in []byte, transaction uint32, addr netip
 // answerScrape answers a scrape that is admitted.
 func (h *udpHandler) answerScrape(dst []byte, transaction uint32, hashes []swarm.InfoHash) []byte {
 	h.counts = h.t.swarms.Scrape(hashes, h.counts[:0])
+	if err := checkCounts(hashes, h.counts); err != nil {
+		h.t.erred(shedder.UDP, err)
+		h.counts = make([]swarm.Counts, len(hashes))
+	}
 	for i := range hashes {
 		if !h.settings.access.allows(&hashes[i]) {
 			h.counts[i] = swarm.Counts{}

@@ -24,6 +24,7 @@ type udpServer struct {
 	tracker *Tracker
 	udp     *UDP
 	table   *swarm.Table
+	log     *lines
 	addr    netip.AddrPort
 }
 
@@ -34,13 +35,21 @@ func serveUDP(t *testing.T, change func(*Config)) *udpServer {
 
 func serveUDPOn(t *testing.T, change func(*Config), ucfg UDPConfig) *udpServer {
 	t.Helper()
+	table := swarm.New(swarm.Config{})
+	s := serveUDPStore(t, change, ucfg, table)
+	s.table = table
+	return s
+}
+
+func serveUDPStore(t *testing.T, change func(*Config), ucfg UDPConfig, store Swarms) *udpServer {
+	t.Helper()
 	cfg := testConfig()
 	if change != nil {
 		change(&cfg)
 	}
-	s := &udpServer{T: t, table: swarm.New(swarm.Config{})}
+	s := &udpServer{T: t, log: new(lines)}
 	var err error
-	if s.tracker, err = New(cfg, s.table, slog.New(new(lines))); err != nil {
+	if s.tracker, err = New(cfg, store, slog.New(s.log)); err != nil {
 		t.Fatal(err)
 	}
 	if ucfg.ReceiveBuffer == 0 {
@@ -450,20 +459,8 @@ func udpSamples(t *testing.T, u *UDP) map[string]float64 {
 // A packet that meets a bug ends neither the process nor the rest of its batch.
 func TestUDPSurvivesPanics(t *testing.T) {
 	t.Parallel()
-	log := new(lines)
-	cfg := testConfig()
-	cfg.Gate = gated(shedder.Config{})
-	tracker, err := New(cfg, panics{swarm.New(swarm.Config{})}, slog.New(log))
-	if err != nil {
-		t.Fatal(err)
-	}
-	u, err := tracker.ListenUDP(UDPConfig{Addrs: []string{"127.0.0.1:0"}, ReceiveBuffer: 1 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- u.Serve() }()
-	s := &udpServer{T: t, tracker: tracker, udp: u, addr: u.Addrs()[0]}
+	gate := gated(shedder.Config{})
+	s := serveUDPStore(t, func(cfg *Config) { cfg.Gate = gate }, UDPConfig{Addrs: []string{"127.0.0.1:0"}}, panics{swarm.New(swarm.Config{})})
 	c := s.client("")
 	got := c.mustScrape(swarm.InfoHash{2})
 	conn, err := net.Dial("udp", s.addr.String())
@@ -471,7 +468,7 @@ func TestUDPSurvivesPanics(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	ids := newConnectionIDs(&u.key)
+	ids := newConnectionIDs(&s.udp.key)
 	ids.at(time.Now().Unix())
 	for range 20 {
 		if _, err := conn.Write(announcePacket(ids.id(netip.AddrFrom4([4]byte{127, 0, 0, 1})), 9)); err != nil {
@@ -480,7 +477,7 @@ func TestUDPSurvivesPanics(t *testing.T) {
 	}
 	// It is switched off by itself then, and so answers politely.
 	for deadline := time.Now().Add(20 * time.Second); ; {
-		if cfg.Gate.Closed(shedder.UDP) {
+		if gate.Closed(shedder.UDP) {
 			break
 		}
 		if time.Now().After(deadline) {
@@ -491,12 +488,38 @@ func TestUDPSurvivesPanics(t *testing.T) {
 	if h, _ := c.mustAnnounce(udpAnnounceOf(9, 1)); h.Interval == 0 || len(got) != 1 {
 		t.Errorf("after the panics: got %+v, %v", h, got)
 	}
-	u.Close()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	if all := strings.Join(log.all(), "\n"); !strings.Contains(all, "BUG: a packet panicked") {
+	if all := strings.Join(s.log.all(), "\n"); !strings.Contains(all, "BUG: a packet panicked") {
 		t.Errorf("log: %s", all)
+	}
+}
+
+// Nor does one whose store answers what makes no sense; and clients are told nothing that would bring them back soon.
+func TestUDPErrorLoopTurnsItOff(t *testing.T) {
+	t.Parallel()
+	gate := gated(shedder.Config{})
+	store := &senseless{Table: swarm.New(swarm.Config{})}
+	s := serveUDPStore(t, func(cfg *Config) { cfg.Gate = gate }, UDPConfig{Addrs: []string{"127.0.0.1:0"}}, store)
+	c := s.client("")
+	announce := func(when string, seeds int32) {
+		t.Helper()
+		if h, peers := c.mustAnnounce(udpAnnounceOf(9, 0)); h.Seeders != seeds || h.Interval < 1000 || len(peers) != 0 {
+			t.Errorf("%s: got %+v, %v; want %d seeders", when, h, peers, seeds)
+		}
+	}
+	announce("before", 1)
+	store.broken.Store(true)
+	for i := range 10 {
+		if mode := gate.Switches.Mode(shedder.UDP); mode != shedder.On {
+			t.Fatalf("after %d errors: got %v, want on", i, mode)
+		}
+		if i%2 == 0 {
+			announce("in the loop", 0)
+		} else if got := c.mustScrape(udpHash); len(got) != 1 || got[0].Seeders != 0 {
+			t.Errorf("in the loop: got %+v", got)
+		}
+	}
+	if state := gate.Switches.State(shedder.UDP); state.Mode != shedder.Off || !strings.Contains(state.Reason, "error") {
+		t.Errorf("after ten errors: got %+v, want off, because of them", state)
 	}
 }
 

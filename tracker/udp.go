@@ -11,6 +11,7 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 	"golang.org/x/sys/unix"
 
+	"spillway/internal/yield"
 	"spillway/shedder"
 )
 
@@ -112,7 +113,7 @@ func (u *UDP) Serve() error {
 				u.Close()
 				return
 			}
-			defer w.turn.file.Close()
+			defer w.turn.Close()
 			err = s.raw.Read(w.serve) // waits for packets when serve says that there are none
 			if err == nil {
 				err = w.err
@@ -147,12 +148,16 @@ func (u *UDP) Close() {
 	}
 }
 
+// turnEvery is how long a socket's goroutine that always has work goes on before it gives the others their turn.
+const turnEvery = time.Millisecond
+
 // udpWorker is one socket's goroutine.
 type udpWorker struct {
 	*UDP
 	sock    *udpSocket
 	handler *udpHandler
-	turn    *udpTurn
+	turn    *yield.Turn
+	turned  time.Time // when the others had theirs
 	room    udpRoom
 	dropped uint32 // by the kernel, as the gate has been told
 	err     error
@@ -162,7 +167,7 @@ type udpWorker struct {
 }
 
 func newUDPWorker(u *UDP, s *udpSocket) (*udpWorker, error) {
-	turn, err := newUDPTurn()
+	turn, err := yield.New()
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +179,7 @@ func newUDPWorker(u *UDP, s *udpSocket) (*udpWorker, error) {
 
 // serve answers what is there, and returns false when there is no more. The poller calls it when there may be.
 func (w *udpWorker) serve(fd uintptr) (done bool) {
-	w.turn.rested(time.Now())
+	w.turned = time.Now()
 	for !w.closed.Load() {
 		n, errno := w.sock.receive(fd)
 		switch errno {
@@ -203,7 +208,10 @@ func (w *udpWorker) serve(fd uintptr) (done bool) {
 		if w.room.due(now) {
 			w.look(fd, now)
 		}
-		w.turn.give(now)
+		if now.Sub(w.turned) >= turnEvery {
+			w.turned = now
+			w.turn.Give()
+		}
 	}
 	return true
 }

@@ -68,7 +68,7 @@ func BenchmarkUDPBatch(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		defer w.turn.file.Close()
+		defer w.turn.Close()
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			b.Fatal(err)

@@ -97,7 +97,7 @@ func (l *loop) run() {
 			}
 			continue
 		}
-		if waited || l.turn.file == nil { // with several processors that there was no wait says little
+		if waited || l.turn.wait == nil { // with several processors that there was no wait says little
 			l.turnBegins()
 			waited = false
 		}

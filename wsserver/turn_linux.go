@@ -1,13 +1,12 @@
 package wsserver
 
 import (
-	"os"
 	"runtime"
-	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"spillway/internal/yield"
 )
 
 // turn is how a loop that always has work lets others go first: requests over HTTP above all. How, goes by the number of
@@ -15,19 +14,13 @@ import (
 //
 // With several, the loop's thread has nice 10, so that HTTP's threads take its core when they wake up, and a turn is 50 us.
 //
-// With one, no other thread gets to run Go's code while the loop does, and runtime.Gosched lets in what is ready to run, and not what
-// waits for the network: that is asked for when nothing is ready, or each 10 ms. So the loop waits for the poller itself, for an
-// event that it has sent to itself: 2 us. What is ready by then goes before it. That may be as much as 128 requests, so that the
-// loop then takes as long as it was away, a millisecond at the most: else a flood over HTTP would leave it so little that sockets
-// that have ended stayed unseen until ws.max_conns was reached.
+// With one, no other thread gets to run Go's code while the loop does, so the loop waits for Go's poller. What is ready by then goes
+// before it. That may be as much as 128 requests, so that the loop then takes as long as it was away, a millisecond at the most: else a
+// flood over HTTP would leave it so little that sockets that have ended stayed unseen until ws.max_conns was reached.
 type turn struct {
 	length time.Duration
-	writes int // sockets written to before it is looked whether the turn is over
-
-	file *os.File // an eventfd; nil with several processors
-	raw  syscall.RawConn
-	poll func(fd uintptr) bool // made once
-	sent bool
+	writes int         // sockets written to before it is looked whether the turn is over
+	wait   *yield.Turn // nil with several processors
 }
 
 const (
@@ -40,25 +33,8 @@ func newTurn(processors int) (*turn, error) {
 	if processors > 1 {
 		return &turn{length: turnOfSeveral, writes: maxDirty}, nil
 	}
-	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
-	if err != nil {
-		return nil, os.NewSyscallError("eventfd", err)
-	}
-	t := &turn{length: leastTurn, writes: 8, file: os.NewFile(uintptr(fd), "eventfd")}
-	if t.raw, err = t.file.SyscallConn(); err != nil {
-		_ = t.file.Close()
-		return nil, err
-	}
-	t.poll = func(fd uintptr) bool {
-		count, call := uint64(1), uintptr(unix.SYS_READ)
-		if !t.sent {
-			call = unix.SYS_WRITE
-		}
-		_, _, _ = unix.RawSyscall(call, fd, uintptr(unsafe.Pointer(&count)), unsafe.Sizeof(count))
-		t.sent = !t.sent
-		return !t.sent
-	}
-	return t, nil
+	wait, err := yield.New()
+	return &turn{length: leastTurn, writes: 8, wait: wait}, err
 }
 
 // loopNice is how much a loop's thread gives way to others of this program and machine: a thread of nice 10 has a ninth of
@@ -69,7 +45,7 @@ const loopNice = 10
 // whose thread wakes up on the loop's core waits for the end of its slice: p99 3.7 ms and more, with it 0.3 to 1.3
 // (go test -run='^$' -bench=UnderWebSocketFlood/rate=2000 ./internal/bench).
 func (t *turn) begin() {
-	if t.file == nil {
+	if t.wait == nil {
 		runtime.LockOSThread()
 		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, loopNice) // the calling thread's; lowering one's own is always allowed
 	}
@@ -77,14 +53,13 @@ func (t *turn) begin() {
 
 // give lets others go first.
 func (t *turn) give() {
-	if t.file == nil {
+	if t.wait == nil {
 		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // other threads first, those too that woke up with no claim left
 		runtime.Gosched()
 		return
 	}
 	since := time.Now()
-	t.sent = false
-	_ = t.raw.Read(t.poll) // fails once it is closed, and then there is no more to do
+	t.wait.Give()
 	t.length = turnAfter(time.Since(since))
 }
 
@@ -92,7 +67,7 @@ func (t *turn) give() {
 func turnAfter(away time.Duration) time.Duration { return min(max(away, leastTurn), mostTurn) }
 
 func (t *turn) end() {
-	if t.file != nil {
-		_ = t.file.Close()
+	if t.wait != nil {
+		t.wait.Close()
 	}
 }

@@ -1,16 +1,19 @@
-package tracker
+package yield
 
 import (
 	"net"
 	"runtime"
 	"sync/atomic"
 	"testing"
-	"time"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // Beside a goroutine that always has work, one that waits for the network is served after a few turns, and not when the runtime's
 // monitor comes by. Not parallel: it has one processor for all.
-func TestUDPTurnLetsTheNetworkIn(t *testing.T) {
+func TestTurnLetsTheNetworkIn(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	const trips = 100
 	var turns int
@@ -74,23 +77,21 @@ func turnsOf(t *testing.T, trips int) (turns int) {
 		}
 		finished <- err
 	}()
-	turn, err := newUDPTurn()
+	turn, err := New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	now := time.Now()
 	for !over.Load() {
 		busy.Store(true)
 		turns++
-		now = now.Add(turnEvery)
-		turn.give(now)
+		turn.Give()
 	}
 	for range 2 {
 		if err := <-finished; err != nil {
 			t.Error(err)
 		}
 	}
-	turn.file.Close()
-	turn.give(now.Add(time.Hour)) // and does not hang
+	turn.Close()
+	turn.Give() // and does not hang
 	return turns
 }

@@ -31,17 +31,18 @@ func TestImports(t *testing.T) {
 		"spillway/internal/admin":            {"spillway/shedder", "spillway/relay", "spillway/internal/logx", "spillway/internal/datadir"},
 		"spillway/internal/console": {"spillway/internal/config", "spillway/internal/admin", "spillway/relay", "spillway/relay/kernel",
 			"spillway/relay/profile"},
-		"spillway/internal/cmdline":       {"spillway/internal/config", "spillway/internal/console"},
-		"spillway/internal/firewall":      {},
-		"spillway/internal/cluster":       {"spillway/internal/logx", "spillway/internal/datadir", "spillway/tracker/swarm/shared/link"},
-		"spillway/internal/sys":           {},
-		"spillway/internal/plot":          {},
-		"spillway/internal/flood":         {"spillway/internal/sys", "spillway/internal/plot"},
-		"spillway/internal/lab":           {"spillway/internal/flood", "spillway/internal/sys"},
-		"spillway/internal/drill":         {"spillway/internal/lab", "spillway/internal/flood", "spillway/internal/plot", "spillway/internal/sys"},
-		"spillway/internal/netnstest":     {}, // for tests
-		"spillway/internal/logx/logxtest": {}, // for tests
-		"spillway/internal/waittest":      {}, // for tests
+		"spillway/internal/cmdline":         {"spillway/internal/config", "spillway/internal/console"},
+		"spillway/internal/firewall":        {},
+		"spillway/internal/cluster":         {"spillway/internal/logx", "spillway/internal/datadir", "spillway/tracker/swarm/shared/link"},
+		"spillway/internal/sys":             {},
+		"spillway/internal/plot":            {},
+		"spillway/internal/flood":           {"spillway/internal/sys", "spillway/internal/plot"},
+		"spillway/internal/lab":             {"spillway/internal/flood", "spillway/internal/sys"},
+		"spillway/internal/drill":           {"spillway/internal/lab", "spillway/internal/flood", "spillway/internal/plot", "spillway/internal/sys"},
+		"spillway/internal/netnstest":       {},                          // for tests
+		"spillway/internal/logx/logxtest":   {},                          // for tests
+		"spillway/internal/waittest":        {},                          // for tests
+		"spillway/internal/admin/admintest": {"spillway/internal/admin"}, // for tests
 		// Tests may look into every room; nobody imports them.
 		"spillway/internal/bench": nil,
 		"spillway/internal/e2e":   nil,

@@ -368,17 +368,23 @@ func TestParsePlace(t *testing.T) {
 	}
 }
 
-// Who says where the tracker is, and with which token: flags, then the environment, then the file, then the defaults.
-func TestCtlClientSources(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	write := func(name, content string) string {
+// filesIn writes files into dir, and returns their paths.
+func filesIn(t *testing.T, dir string) func(name, content string) (file string) {
+	return func(name, content string) string {
+		t.Helper()
 		file := filepath.Join(dir, name)
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		return file
 	}
+}
+
+// Who says where the tracker is, and with which token: flags, then the environment, then the file, then the defaults.
+func TestCtlClientSources(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := filesIn(t, dir)
 	write("admin.token", "token-of-the-data-dir\n")
 	flag := write("flag", "token-of-the-flag")
 	full := write("full.yaml", "data_dir: "+dir+"\nadmin: {listen: '127.0.0.1:7000', token: token-of-the-file}\n")

@@ -2,11 +2,8 @@ package console
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http/httptest"
 	"os"
@@ -19,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"spillway/internal/admin"
+	"spillway/internal/admin/admintest"
 	"spillway/relay"
 )
 
@@ -64,24 +62,7 @@ func relayStatus(state string, backends int) relay.Status {
 // startRelayAdmin serves what st holds on the real admin side of a relay, and returns its address.
 func startRelayAdmin(t *testing.T, st *atomic.Pointer[relay.Status]) string {
 	t.Helper()
-	server, err := admin.New(admin.Config{Token: fakeToken, Relay: func() relay.Status { return *st.Load() }}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := errors.Join(server.Shutdown(ctx), <-served); err != nil {
-			t.Error(err)
-		}
-	})
-	return l.Addr().String()
+	return admintest.Serve(t, admin.Config{Token: fakeToken, Relay: func() relay.Status { return *st.Load() }})
 }
 
 // ctlRelay runs a command line against addr as ctl does.
@@ -180,13 +161,7 @@ func TestCtlRelayOfTheOtherKind(t *testing.T) {
 func TestCtlRelayClientSources(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	write := func(name, content string) string {
-		file := filepath.Join(dir, name)
-		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return file
-	}
+	write := filesIn(t, dir)
 	write("admin.token", "token-of-the-data-dir\n")
 	bare := write("bare.yaml", "data_dir: "+dir+"\n")
 	full := write("full.yaml", "data_dir: "+dir+"\nadmin: {listen: '127.0.0.1:1', token: token-of-the-tracker}\nrelay: {admin: {listen: '127.0.0.1:7000', token: token-of-the-relay}}\n")

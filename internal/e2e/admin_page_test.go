@@ -3,12 +3,8 @@
 package e2e
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"math"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,6 +15,7 @@ import (
 	"time"
 
 	"spillway/internal/admin"
+	"spillway/internal/admin/admintest"
 	"spillway/relay"
 )
 
@@ -59,24 +56,8 @@ func TestRelaysPageInChromium(t *testing.T) {
 	var now atomic.Pointer[relay.Status]
 	now.Store(relayScene("forwarding-3"))
 	const token = "0123456789abcdef0123456789abcdef"
-	server, err := admin.New(admin.Config{
+	addr := admintest.Serve(t, admin.Config{
 		Token: token, Relay: func() relay.Status { return *now.Load() }, RelayHistory: relayHour(),
-	}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := errors.Join(server.Shutdown(ctx), <-served); err != nil {
-			t.Error(err)
-		}
 	})
 	// The script sets the scene here.
 	stage := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -88,7 +69,7 @@ func TestRelaysPageInChromium(t *testing.T) {
 		now.Store(st)
 	}))
 	t.Cleanup(stage.Close)
-	saysOK(t, start(t, "relay_page.mjs", "node", "testdata/relay_page.mjs", "http://"+l.Addr().String(), token, stage.URL, t.ArtifactDir()), 4*time.Minute)
+	saysOK(t, start(t, "relay_page.mjs", "node", "testdata/relay_page.mjs", "http://"+addr, token, stage.URL, t.ArtifactDir()), 4*time.Minute)
 }
 
 // relayScene is a status by the name of its state and its number of backends; nil for a name it does not know.

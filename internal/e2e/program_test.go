@@ -80,7 +80,7 @@ func TestEverythingIsInstalled(t *testing.T) {
 		t.Error("not root: tests in network namespaces are left out")
 	}
 	for _, program := range []string{
-		"bash", "groff", "promtool", "prometheus", "systemd-analyze", "strace", "buildah", "nft", "ufw", "wg", "dpkg-deb", "ip", "unshare",
+		"bash", "groff", "promtool", "prometheus", "systemd-analyze", "strace", "buildah", "nft", "ufw", "wg", "dpkg-deb", "debootstrap", "lintian", "ip", "unshare",
 		"redis-server", "haproxy", "nginx", "chromium", "node", "opentracker",
 		"qbittorrent-nox", "transmission-daemon", "aria2c", "rtorrent", "deluged", "python3",
 	} {

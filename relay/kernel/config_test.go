@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -123,6 +124,35 @@ func TestBandsMakeUpTheBudget(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A connection keeps its place from its SYN until it is collected after the answer, so a budget also bounds how many a second get through. In
+// an attack a backend that sheds has half of it open, and is not to be kept from serving: twice the attack's 5,000 a second, repeats and all.
+func TestHalfOfTheBudgetIsNoBrake(t *testing.T) {
+	t.Parallel()
+	for n := 1; n <= maxBackends; n++ {
+		cfg := good()
+		cfg.Backends = nil
+		for i := range n {
+			cfg.Backends = append(cfg.Backends, relay.Backend{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 66, 0, byte(i + 2)}), 6969), Weight: 1})
+		}
+		cfg, err := cfg.check()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for bands, want := range map[int]float64{relay.Bands - 1: 10_000, relay.Bands: 25_000} {
+			rate := 0.0
+			for _, s := range cfg.sets() {
+				var i, band int
+				if k, _ := fmt.Sscanf(s.name, "unanswered_%d_%d", &i, &band); k == 2 && band <= bands {
+					rate += float64(s.size) / (answered + s.collect).Seconds()
+				}
+			}
+			if rate < want {
+				t.Errorf("%d backends, %d bands of %d: %.0f connections a second find room, want %.0f", n, bands, cfg.Budget, rate, want)
+			}
+		}
+	}
 }
 
 func TestSlotsAreSharedByWeight(t *testing.T) {

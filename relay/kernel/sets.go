@@ -102,13 +102,10 @@ func (cfg Config) sets() []set {
 				waiting = append(waiting, set{name: waitingSet(i, k), typ: typ, keyBytes: keyBytes, flags: unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL, size: n})
 			}
 		}
-		// A connection that was answered keeps its place until it is collected. The more backends, the fewer connections each has; and the
-		// first band, which alone is open when a backend comes back, is the one that most connections find room in.
+		// A connection that was answered keeps its place until it is collected, so this bounds how many a second find room. The more
+		// backends, the fewer connections each has.
 		for i := range waiting {
 			waiting[i].collect = min(collectEvery*time.Duration(len(backends.elements)), collectLatest)
-			if i%relay.Bands > 0 {
-				waiting[i].collect *= 4
-			}
 		}
 		all = append(all, set{name: "ports" + f.name, typ: typePort, keyBytes: 2, flags: unix.NFT_SET_CONSTANT, elements: ports}, backends, from, refused,
 			// Twice as many as there are: those whose time is over are collected every second.

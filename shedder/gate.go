@@ -95,7 +95,7 @@ type Gate struct {
 	last     time.Time // Step
 	seconds  time.Time // of the last look at what changes slowly
 	tens     time.Time
-	loosened time.Time                           // when sources were last cut more, or less
+	budgets  budgets                             // how tight those of sources are
 	seen     [EndpointCount][verdictCount]uint64 // at the last tick
 	lateSeen uint64
 	history  [rateSeconds + 1][EndpointCount]counts // a second each, the newest first

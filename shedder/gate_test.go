@@ -279,9 +279,7 @@ func TestPacketsAreNotRefused(t *testing.T) {
 		for _, crowded := range []bool{false, true} {
 			g := newGated(t, Config{PerSource: Budget{Rate: 10, Burst: 10}, PerPrefix: Budget{Rate: 1, Burst: 1}, Capacity: 1}, 0)
 			g.law.state = state
-			for range mostTight {
-				g.sources.tighten(true)
-			}
+			g.sources.tight.Store(mostTight)
 			g.publish()
 			ask := func(every time.Duration) (offends int) {
 				for i := range 5000 {

@@ -3,6 +3,7 @@ package shedder
 import (
 	"fmt"
 	"io"
+	"math"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -21,6 +22,7 @@ type Load struct {
 	Brownout int
 	Steps    []string // in force
 	Parked   int
+	Budget   float64       // of a source, as a part of what is configured
 	Wait     time.Duration // of a refused client for its answer
 	Backlog  int
 	Memory   int64 // bytes
@@ -55,6 +57,7 @@ func (g *Gate) Load() Load {
 		Brownout:  g.ladder.level,
 		Steps:     brownTexts[:g.ladder.level],
 		Parked:    int(g.parked.Load()),
+		Budget:    math.Pow(2, -float64(g.budgets.tight)),
 		Wait:      time.Duration(g.wait.Load()),
 		Backlog:   g.Backlog(),
 		Memory:    g.used,
@@ -84,6 +87,9 @@ func (g *Gate) why(l *Load) string {
 		return "memory is nearly full: no connections are accepted; raise shedder.memory_max if the machine has more"
 	case l.State == Ramp:
 		return fmt.Sprintf("just started: %.0f requests a second are admitted, and more each second", l.Rate)
+	case l.State >= Overload && g.last.Sub(g.pressed) > 2*time.Second && g.cutLately():
+		return fmt.Sprintf("sources that ask above their budget are refused, now at %g times shedder.per_source and shedder.per_prefix; "+
+			"it grows while the others wait no longer than %s: %s", l.Budget, target, age)
 	case l.State == Overload:
 		return fmt.Sprintf("requests waited longer than %s (shedder.target), now %s: those that waited too long are refused", target, age)
 	case l.State == Escalated:
@@ -133,6 +139,7 @@ func (g *Gate) WriteMetrics(w io.Writer) {
 	metrics.WriteGaugeFloat64(w, "spillway_interval_seconds", l.Interval.Seconds())
 	metrics.WriteGaugeFloat64(w, "spillway_interval_jitter", l.Jitter)
 	metrics.WriteGaugeUint64(w, "spillway_brownout_step", uint64(l.Brownout))
+	metrics.WriteGaugeFloat64(w, "spillway_source_budget_factor", l.Budget)
 	metrics.WriteGaugeUint64(w, "spillway_parked", uint64(l.Parked))
 	metrics.WriteGaugeFloat64(w, "spillway_park_seconds", l.Wait.Seconds())
 	metrics.WriteGaugeUint64(w, "spillway_backlog", uint64(l.Backlog))

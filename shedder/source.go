@@ -19,7 +19,7 @@ type sources struct {
 	seed            maphash.Seed
 	hosts, prefixes []atomic.Uint64 // when the budget is used up to (GCRA), in nanoseconds of the Gate's clock
 	host, prefix    limit
-	tight           atomic.Uint32   // how often the rates are halved
+	tight           atomic.Int32    // how often the rates are halved; below zero, doubled
 	strikes         []atomic.Uint64 // a window of time, and how many were refused in it
 
 	known       [2][]atomic.Uint64 // bits: two generations
@@ -44,10 +44,11 @@ const (
 
 // mostTight bounds how often the rates are halved while an overload lasts: 20 a second becomes one in 1.6 s, of a network no less
 // than an eighth. Two thousand sources that keep to 20 a second each are more than small machines serve; no client asks for as
-// much as one.
+// much as one. With the rates doubled mostLoose times there is no budget.
 const (
 	mostTight       = 5
 	mostTightPrefix = 3
+	mostLoose       = 20
 )
 
 // limit is a Budget in nanoseconds.
@@ -95,17 +96,18 @@ func (s *sources) charge(k sourceKey, now int64) (over bool) {
 
 // charge takes a request's time off the budget. With the rate halved, the time that may be ahead stays, and so the burst is
 // halved too.
-func (l limit) charge(cell *atomic.Uint64, now int64, tight uint32) (over bool) {
+func (l limit) charge(cell *atomic.Uint64, now int64, tight int32) (over bool) {
 	if l.spacing == 0 {
 		return false
 	}
+	spacing := l.spacing << max(tight, 0) >> max(-tight, 0)
 	for {
 		old := cell.Load()
 		due := max(int64(old), now)
 		if due-now > l.allowed {
 			return true
 		}
-		if cell.CompareAndSwap(old, uint64(due+l.spacing<<tight)) {
+		if cell.CompareAndSwap(old, uint64(due+spacing)) {
 			return false
 		}
 	}
@@ -115,16 +117,6 @@ func (l limit) charge(cell *atomic.Uint64, now int64, tight uint32) (over bool) 
 func (s *sources) over(k sourceKey, now int64) bool {
 	due := int64(s.hosts[k.host%sourceCells].Load())
 	return s.host.spacing > 0 && due-now > s.host.allowed
-}
-
-// tighten halves the rates once more, or gives the half back.
-func (s *sources) tighten(more bool) {
-	switch tight := s.tight.Load(); {
-	case more:
-		s.tight.Store(min(tight+1, mostTight))
-	case tight > 0:
-		s.tight.Store(tight - 1)
-	}
 }
 
 // strike counts a refusal, and tells whether it is the one that makes its source an offender.

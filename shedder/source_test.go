@@ -187,7 +187,7 @@ func TestStrikes(t *testing.T) {
 	}
 }
 
-// TestTighten: while an overload lasts a source may ask half as much, again and again, down to a 32nd, and of it in a burst too.
+// TestTighten: a source may ask half as much, again and again, down to a 32nd, and of it in a burst too; or twice as much.
 func TestTighten(t *testing.T) {
 	t.Parallel()
 	var s sources
@@ -203,17 +203,25 @@ func TestTighten(t *testing.T) {
 		return n
 	}
 	served(10 * time.Second) // the burst
-	for tight, want := range []int{2000, 1000, 500, 250, 125, 62, 62, 62} {
+	for tight, want := range []int{2000, 1000, 500, 250, 125, 62} {
+		s.tight.Store(int32(tight))
 		if n := served(100 * time.Second); n < want*9/10-1 || n > want*11/10+1 {
 			t.Errorf("halved %d times: %d requests in 100 s, want %d", tight, n, want)
 		}
-		s.tighten(true)
 	}
-	for range 10 {
-		s.tighten(false)
+	s.tight.Store(-2)
+	now += int64(time.Minute)
+	served(10 * time.Second)
+	if n := served(100 * time.Second); n < 7900 || n > 8100 {
+		t.Errorf("doubled twice: %d requests in 100 s, want 8000", n)
 	}
+	s.tight.Store(-mostLoose)
+	if n := served(time.Second); n != 1000 {
+		t.Errorf("doubled as often as can be: %d requests of 1000", n)
+	}
+	s.tight.Store(0)
 	now += int64(time.Minute)
 	if n := served(time.Second); n < 200 || n > 225 {
-		t.Errorf("loose again, after a minute of silence: %d at once, want the burst of 200", n)
+		t.Errorf("as it was, after a minute of silence: %d at once, want the burst of 200", n)
 	}
 }

@@ -176,7 +176,9 @@ func (g *Gate) eachSecond(now time.Time) {
 	}
 	g.used = memoryUsed(g.samples)
 	g.memory.Store(int32(memoryLevel(int(g.memory.Load()), g.used, g.cfg.MemoryMax)))
-	g.tighten(now)
+	overload := g.law.state >= Overload
+	g.budgets.step(now, overload, overload && now.Sub(g.pressed) < time.Second, g.cutLately())
+	g.sources.tight.Store(int32(g.budgets.tight))
 	g.sources.remembering.Store(g.law.state == Calm)
 	g.sources.rotate(now)
 	g.interval.wide = max(g.interval.wide-d, 0)
@@ -192,19 +194,15 @@ func (g *Gate) eachSecond(now time.Time) {
 	}
 }
 
-// Sources have half the rate for each second of overload that they have not been cut enough, and get it back slowly.
-const looseEvery = 10 * time.Second
-
-// tighten is done each second. The caller holds mu.
-func (g *Gate) tighten(now time.Time) {
-	switch {
-	case g.law.state >= Overload && now.Sub(g.pressed) < time.Second:
-		g.sources.tighten(true)
-		g.loosened = now
-	case now.Sub(g.loosened) >= looseEvery:
-		g.sources.tighten(false)
-		g.loosened = now
+// cutLately tells whether more than one request of a hundred was refused for its source's budget in the last second. The caller holds mu.
+func (g *Gate) cutLately() bool {
+	var all counts
+	for e := range g.history[0] {
+		for v := range g.history[0][e] {
+			all[v] += g.history[0][e][v] - g.history[1][e][v]
+		}
 	}
+	return 100*all[OverBudget] > all[Serve]+all[Trim]
 }
 
 // rates are an endpoint's verdicts a second, lately. The caller holds mu.

@@ -46,6 +46,7 @@ type simulation struct {
 	free    time.Duration // when the core has done what it does
 	ready   simQueue      // to be read by the server
 	waiting simQueue      // for a connection of the pool
+	syns    []*simCall    // that come in this step
 	idle    int
 	fails   []uint8 // in a row, of each client that was heard
 	wheel   []int32 // first event of a millisecond
@@ -139,6 +140,12 @@ func (s *simulation) run() *simulation {
 			s.happen(e)
 			i = e.next
 		}
+		// Who is first finds room, and nobody is always first.
+		s.rng.Shuffle(len(s.syns), func(i, j int) { s.syns[i], s.syns[j] = s.syns[j], s.syns[i] })
+		for _, c := range s.syns {
+			s.connect(c)
+		}
+		s.syns = s.syns[:0]
 		if s.runs == nil || s.runs(s.now) {
 			s.serve(sec)
 		}
@@ -210,7 +217,7 @@ func (s *simulation) ask(peer int32) {
 	case s.down():
 		s.fail(c)
 	case s.pool == 0:
-		s.connect(c)
+		s.syns = append(s.syns, c)
 	case s.idle > 0:
 		s.idle--
 		s.send(c)
@@ -254,7 +261,7 @@ func (s *simulation) happen(e simEvent) {
 		}
 	case synAgain:
 		if !c.over {
-			s.connect(c)
+			s.syns = append(s.syns, c)
 		}
 	case answered:
 		s.answered(c)

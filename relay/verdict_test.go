@@ -100,15 +100,12 @@ func TestCountsSpeakAgainstABackend(t *testing.T) {
 	for moment := range 20 {
 		in(t, []string{one}, func(t *testing.T, w *world) {
 			var fault time.Time
-			w.path.set(func(p *path) {
-				p.count = func() Counts {
-					opened := uint64(5 * time.Since(p.began).Milliseconds())
-					unanswered := 100
-					if !fault.IsZero() {
-						unanswered = min(100+5*int(time.Since(fault).Milliseconds()), 1500)
-					}
-					return Counts{Backends: []BackendCounts{{Opened: opened, Unanswered: unanswered}}}
+			w.path.counts(func(ms int) BackendCounts {
+				c := BackendCounts{Opened: uint64(5 * ms), Unanswered: 100}
+				if !fault.IsZero() {
+					c.Unanswered = min(100+5*int(time.Since(fault).Milliseconds()), 1500)
 				}
+				return c
 			})
 			time.Sleep(10*time.Second + time.Duration(moment)*10*time.Millisecond)
 			if got := w.Status().Opened; got != 5000 {
@@ -147,20 +144,18 @@ func TestWhoServesIsAskedLess(t *testing.T) {
 			for moment := range 20 {
 				in(t, []string{one}, func(t *testing.T, w *world) {
 					var fault time.Time
-					w.path.set(func(p *path) {
-						p.count = func() Counts {
-							now := uint64(5 * time.Since(p.began).Milliseconds())
-							c := BackendCounts{Opened: now, Spoken: now, Unanswered: 100}
-							if f.name == "idle" {
-								c = BackendCounts{Opened: 7, Spoken: 7}
-							} else if !fault.IsZero() {
-								c.Spoken = uint64(5 * fault.Sub(p.began).Milliseconds())
-								if f.fate != dead {
-									c.Unanswered = min(100+int(now-c.Spoken), 1500)
-								}
-							}
-							return Counts{Backends: []BackendCounts{c}}
+					w.path.counts(func(ms int) BackendCounts {
+						if f.name == "idle" {
+							return BackendCounts{Opened: 7, Spoken: 7}
 						}
+						c := BackendCounts{Opened: uint64(5 * ms), Spoken: uint64(5 * ms), Unanswered: 100}
+						if !fault.IsZero() {
+							c.Spoken -= uint64(5 * time.Since(fault).Milliseconds())
+							if f.fate != dead {
+								c.Unanswered = min(100+int(c.Opened-c.Spoken), 1500)
+							}
+						}
+						return c
 					})
 					probes := func() uint64 {
 						w.mu.Lock()
@@ -193,11 +188,8 @@ func TestFullBudgetAlone(t *testing.T) {
 	t.Parallel()
 	in(t, []string{one}, func(t *testing.T, w *world) {
 		w.host(0).set(well, "", 250*time.Millisecond)
-		w.path.set(func(p *path) {
-			p.count = func() Counts {
-				ms := uint64(time.Since(p.began).Milliseconds())
-				return Counts{Backends: []BackendCounts{{Opened: 4 * ms, Budget: ms, Unanswered: 1500}}}
-			}
+		w.path.counts(func(ms int) BackendCounts {
+			return BackendCounts{Opened: uint64(4 * ms), Budget: uint64(ms), Unanswered: 1500}
 		})
 		time.Sleep(10 * time.Second)
 		if got := w.path.changes(0); len(got) != 1 {
@@ -222,11 +214,8 @@ func TestStartOverALongLine(t *testing.T) {
 	in(t, []string{one}, func(t *testing.T, w *world) {
 		const line = 250 * time.Millisecond
 		w.host(0).set(well, "", line)
-		w.path.set(func(p *path) {
-			p.count = func() Counts {
-				ms := int(time.Since(p.began).Milliseconds())
-				return Counts{Backends: []BackendCounts{{Opened: 5 * uint64(ms), Unanswered: 5 * min(ms, int(line.Milliseconds()))}}}
-			}
+		w.path.counts(func(ms int) BackendCounts {
+			return BackendCounts{Opened: uint64(5 * ms), Unanswered: 5 * min(ms, int(line.Milliseconds()))}
 		})
 		time.Sleep(time.Minute)
 		if got := w.path.changes(0); len(got) != 1 {
@@ -241,12 +230,7 @@ func TestBackendComesBackToAHerd(t *testing.T) {
 	failed := uint64(0)
 	for moment := range 20 {
 		in(t, []string{one}, func(t *testing.T, w *world) {
-			w.path.set(func(p *path) {
-				p.count = func() Counts {
-					ms := uint64(time.Since(p.began).Milliseconds())
-					return Counts{Backends: []BackendCounts{{Opened: 4 * ms, Budget: ms}}}
-				}
-			})
+			w.path.counts(func(ms int) BackendCounts { return BackendCounts{Opened: uint64(4 * ms), Budget: uint64(ms)} })
 			w.host(0).set(dead, "", 0)
 			time.Sleep(2 * time.Second)
 			at := time.Since(w.path.began)

@@ -207,6 +207,15 @@ func (p *path) set(change func(*path)) {
 	change(p)
 }
 
+// counts has the path count for its one backend by f, which is told how long there has been a path, in milliseconds. The path's lock is held.
+func (p *path) counts(f func(ms int) BackendCounts) {
+	p.set(func(p *path) {
+		p.count = func() Counts {
+			return Counts{Backends: []BackendCounts{f(int(time.Since(p.began).Milliseconds()))}}
+		}
+	})
+}
+
 // changes are the plans that differ from the one before, after a time.
 func (p *path) changes(since time.Duration) (changed []planned) {
 	p.mu.Lock()

@@ -12,7 +12,6 @@ func TestBudgets(t *testing.T) {
 	t.Parallel()
 	var b budgets
 	now := simEpoch
-	b.step(now, false, false, false) // calm
 	seconds := func(overload bool, fits int) (trials int) {
 		for range 600 {
 			now = now.Add(time.Second)
@@ -34,8 +33,8 @@ func TestBudgets(t *testing.T) {
 	if seconds(true, -2); b.tight < -3 || b.tight > -1 {
 		t.Errorf("the attack is weaker, and four times the budget can be had: halved %d times", b.tight)
 	}
-	if seconds(false, 0); b.tight != 0 || b.wait != firstLoosing {
-		t.Errorf("calm: halved %d times, next in %s", b.tight, b.wait)
+	if seconds(false, 0); b != (budgets{}) {
+		t.Errorf("calm: got %+v, want it as at a start", b)
 	}
 	b.step(now.Add(time.Second), true, true, true)
 	for s := 1; b.tight > -3; s++ {

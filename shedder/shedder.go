@@ -9,8 +9,8 @@
 //
 // That is one straight line of atomics: no lock, no allocation, 55 ns (go test -bench=Admit ./shedder). What decides is
 // elsewhere, and slower: Gate.Step, every 50 ms, asks law.step (whether there is an overload, and how long who is refused
-// waits), ladder.step (the brownout), interval.step (what clients are told) and memoryLevel, all of them pure. Switches and Rules
-// are the operator's word, which wins over all of it.
+// waits), ladder.step (the brownout), budgets.step (how much sources may ask), interval.step (what clients are told) and memoryLevel, all
+// of them pure. Switches and Rules are the operator's word, which wins over all of it.
 package shedder
 
 import (
